@@ -1,0 +1,16 @@
+//! The numbers that bound a message, whatever a policy says.
+
+/// The protocol version that this crate speaks, and the only one.
+pub const VERSION: u8 = 1;
+
+/// The largest datagram in bytes, header included.
+pub const DATAGRAM: usize = 64 * 1024;
+
+/// The most arguments of one launch, the command itself not counted.
+pub const ARGUMENTS: usize = 1024;
+
+/// The most environment entries of one launch.
+pub const ENVIRONMENT: usize = 128;
+
+/// The most bytes of a program's output that a reply carries.
+pub const OUTPUT: usize = 1024;

@@ -1,0 +1,73 @@
+//! What a broker and its launcher say to each other over their socketpair, and the policy as it is handed over.
+//!
+//! The launcher trusts no [`Order`]: it decodes a forwarded datagram again, reads the peer from the socket itself,
+//! and asks the policy itself.
+
+use crate::Reason;
+use serde::{Deserialize, Serialize};
+
+/// From the broker to the launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order<'a> {
+    /// The sandbox is closed and the listener is served.
+    Ready {
+        /// The layers in force, by name.
+        layers: Vec<String>,
+        /// The Landlock ABI in force; 0 is none.
+        landlock_abi: u8,
+    },
+    /// A request that the policy allows. Comes with exactly one descriptor: the client's connected socket.
+    Forward {
+        /// When the broker read it, CLOCK_MONOTONIC in microseconds. For the audit record alone.
+        received: u64,
+        /// The client's datagram, as it came.
+        datagram: &'a [u8],
+    },
+    /// Denials that the broker answered itself since the last such order.
+    Denied(Vec<DenialCount>),
+    /// How many connections are open now.
+    Connections(u32),
+}
+
+/// Denials of one kind within about a second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialCount {
+    /// Why.
+    pub reason: Reason,
+    /// The rule that came closest.
+    pub rule: Option<String>,
+    /// How many there were.
+    pub count: u32,
+    /// The user of the last one's peer.
+    pub uid: u32,
+    /// The process of the last one's peer, as the host numbers it.
+    pub pid: i32,
+    /// The last one's message, cut to 1 KiB.
+    pub message: String,
+}
+
+/// From the launcher to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Directive {
+    /// Take no more connections, serve what has arrived on those there are, close them, exit.
+    Drain,
+}
+
+/// The policy as the launcher hands it to the broker, in a sealed memfd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyBundle {
+    /// The agent's name.
+    pub agent: String,
+    /// The files: the main one first, then the drop-ins. Empty when there is no usable policy: the broker then
+    /// answers everything with `policy-unavailable`.
+    pub files: Vec<PolicyText>,
+}
+
+/// One file of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyText {
+    /// Its path, for messages.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+}
