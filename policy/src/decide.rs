@@ -1,0 +1,101 @@
+//! The decision: a policy, a peer and a request in; a plan or a denial out.
+//!
+//! Rules are tried in the order of the file; the first that matches whole wins. What matches none is denied.
+
+use crate::denial::{describe, quoted};
+use crate::rule::{Mismatch, Rule};
+use crate::{Denial, LaunchPlan, Peer, Policy};
+use portcullis_wire::{Launch, Reason};
+
+/// The verdict on a request.
+#[derive(Clone, Debug)]
+#[must_use]
+pub enum Decision {
+    /// This is to be launched.
+    Allow(Box<LaunchPlan>),
+    /// Nothing is.
+    Deny(Denial),
+}
+
+/// Judges a request. The operator may ask and explain, and launches nothing.
+pub fn decide(policy: &Policy, peer: &Peer, request: &Launch) -> Decision {
+    if let Err(denial) = admits(policy, peer) {
+        return Decision::Deny(denial);
+    }
+    if *peer == Peer::Operator {
+        let message = "the operator's socket launches nothing";
+        return Decision::Deny(denial(policy, Reason::Peer, None, message.to_owned()));
+    }
+    judge(policy, request)
+}
+
+/// Whether this peer may use the agent's socket at all.
+///
+/// # Errors
+/// [`Denial`] when the policy's `[peer]` does not admit it.
+pub fn admits(policy: &Policy, peer: &Peer) -> Result<(), Denial> {
+    match policy.refuses(peer) {
+        Some(message) => Err(denial(policy, Reason::Peer, None, message)),
+        None => Ok(()),
+    }
+}
+
+/// What the rules say, whoever asks.
+pub(crate) fn judge(policy: &Policy, request: &Launch) -> Decision {
+    let mut closest: Option<(&Rule, Mismatch<'_>)> = None;
+    for rule in &policy.rules {
+        if *rule.command != *request.command {
+            continue;
+        }
+        match rule.matches(request, &mut (), &mut ()) {
+            Ok(plan) => return Decision::Allow(Box::new(plan)),
+            Err(mismatch) => {
+                let further = closest
+                    .as_ref()
+                    .is_none_or(|(_, before)| mismatch.progress > before.progress);
+                if further {
+                    closest = Some((rule, mismatch));
+                }
+            }
+        }
+    }
+    Decision::Deny(match closest {
+        Some((rule, mismatch)) => denial(
+            policy,
+            mismatch.cause.reason(),
+            Some(rule.name.to_string()),
+            format!(
+                "rule {:?}: {}",
+                rule.name,
+                describe(&mismatch, rule, request)
+            ),
+        ),
+        None => unknown_command(policy, &request.command),
+    })
+}
+
+fn unknown_command(policy: &Policy, command: &str) -> Denial {
+    match policy.execs.iter().find(|(exec, _)| **exec == *command) {
+        Some((_, rule)) => denial(
+            policy,
+            Reason::Unsupported,
+            Some(rule.to_string()),
+            format!("rule {rule:?} is an [[exec]] rule, which this version does not serve"),
+        ),
+        None => denial(
+            policy,
+            Reason::NoRule,
+            None,
+            format!("no rule is for the command {}", quoted(command)),
+        ),
+    }
+}
+
+fn denial(policy: &Policy, reason: Reason, rule: Option<String>, message: String) -> Denial {
+    Denial {
+        reason,
+        rule,
+        message,
+        code_alone: policy.code_alone,
+    }
+}

@@ -1,0 +1,130 @@
+//! `portcullis-policy check`: errors and lints of policies, and names that two agents would share.
+
+use super::files::{self, DIRECTORY, FilesError};
+use super::{TROUBLE, complain, say};
+use crate::{Level, Policy};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// The policies to check, each with its drop-ins [default: /etc/portcullis/agents/*.toml]
+    files: Vec<PathBuf>,
+}
+
+/// What is known after a file has been checked.
+struct Checked {
+    path: PathBuf,
+    policy: Policy,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    let paths = if options.files.is_empty() {
+        files::list(Path::new(DIRECTORY))
+    } else {
+        Ok(options.files.clone())
+    };
+    let paths = match paths {
+        Ok(paths) => paths,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(TROUBLE);
+        }
+    };
+    if paths.is_empty() {
+        say(&format_args!("{DIRECTORY}: there is no policy"));
+    }
+    let mut failed = 0;
+    let mut checked = Vec::new();
+    for path in &paths {
+        match check(path, &mut failed) {
+            Ok(policy) => checked.extend(policy),
+            Err(error) => {
+                complain(&error);
+                failed += 1;
+            }
+        }
+    }
+    failed += shared_names(&checked);
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        complain(&format_args!("{failed} to mend"));
+        ExitCode::FAILURE
+    }
+}
+
+/// Checks one policy, says what there is to say, and counts what has to be mended.
+fn check(path: &Path, failed: &mut usize) -> Result<Option<Checked>, FilesError> {
+    let agent = files::agent_of(path)?;
+    let texts = files::read(path)?;
+    let (policy, lints) = match Policy::review(&agent, &texts) {
+        Ok(reviewed) => reviewed,
+        Err(problems) => {
+            complain(&format_args!("{problems}\n"));
+            *failed += problems.len();
+            return Ok(None);
+        }
+    };
+    for lint in &lints {
+        complain(&format_args!("{lint}\n"));
+    }
+    let denied = lints
+        .iter()
+        .filter(|lint| lint.level == Level::Deny)
+        .count();
+    *failed += denied;
+    say(&format_args!(
+        "{}: agent {agent}, {} rules, {} lints, generation {}",
+        path.display(),
+        policy.rules.len(),
+        lints.len(),
+        policy.generation()
+    ));
+    Ok(Some(Checked {
+        path: path.to_owned(),
+        policy,
+    }))
+}
+
+/// Compares every checked policy with the others, and with those beside it that were not asked for.
+fn shared_names(checked: &[Checked]) -> usize {
+    let mut others: Vec<PathBuf> = Vec::new();
+    for one in checked {
+        let directory = one
+            .path
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let beside = files::list(directory.unwrap_or(Path::new("."))).unwrap_or_default();
+        others.extend(beside);
+    }
+    others.sort();
+    others.dedup();
+    // A neighbour that does not load makes no containers; it is reported when it is checked itself.
+    let neighbours = others.into_iter().filter_map(|path| {
+        let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
+        if checked.iter().any(|one| same(&one.path, &path)) {
+            return None;
+        }
+        let agent = files::agent_of(&path).ok()?;
+        let policy = Policy::load(&agent, &files::read(&path).ok()?).ok()?;
+        Some(Checked { path, policy })
+    });
+    let neighbours: Vec<Checked> = neighbours.collect();
+    let mut found = 0;
+    for (at, one) in checked.iter().enumerate() {
+        for other in checked.iter().skip(at + 1).chain(&neighbours) {
+            for (ours, theirs) in one.policy.shared_names(&other.policy) {
+                complain(&format_args!(
+                    "error: rule {ours:?} of {} and rule {theirs:?} of {} can make containers of the same name, or names \
+                     with the same beginning\n  = help: begin each name with a literal that no other agent uses, \
+                     such as {{agent}}\n",
+                    one.path.display(),
+                    other.path.display()
+                ));
+                found += 1;
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,82 @@
+//! The files of a policy on disk: `AGENT.toml`, and `AGENT.d/*.toml` beside it.
+
+use portcullis_wire::{AgentName, BadAgentName, PolicyText};
+use std::path::{Path, PathBuf};
+
+/// Where the operator's policies are.
+pub(super) const DIRECTORY: &str = "/etc/portcullis/agents";
+
+/// Files that could not be found or read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FilesError {
+    /// A file could not be read.
+    #[error("{path}: cannot be read: {cause}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A directory could not be listed.
+    #[error("{path}: cannot be listed: {cause}")]
+    List {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file's name names no agent.
+    #[error("{path}: the file's name is the agent's: {cause}")]
+    Agent {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: BadAgentName,
+    },
+}
+
+/// The `.toml` files of a directory, by name.
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    let failed = |cause| FilesError::List {
+        path: directory.to_owned(),
+        cause,
+    };
+    let mut found = Vec::new();
+    for entry in directory.read_dir().map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The agent that a file is for.
+pub(super) fn agent_of(path: &Path) -> Result<AgentName, FilesError> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    AgentName::new(&stem).map_err(|cause| FilesError::Agent {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// A policy's texts: the file, then its drop-ins.
+pub(super) fn read(path: &Path) -> Result<Vec<PolicyText>, FilesError> {
+    let drop_ins = path.with_extension("d");
+    let mut paths = vec![path.to_owned()];
+    if drop_ins.is_dir() {
+        paths.extend(list(&drop_ins)?);
+    }
+    let text = |path: PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(PolicyText {
+            path: path.display().to_string(),
+            text,
+        }),
+        Err(cause) => Err(FilesError::Read { path, cause }),
+    };
+    paths.into_iter().map(text).collect()
+}

@@ -1,0 +1,51 @@
+//! The operator's tool: `check` and `explain`.
+//!
+//! Reads policy files as the one who runs it; changes nothing and asks no daemon. Whether the files are root's alone
+//! is the launcher's to check, each time it reads them.
+
+mod check;
+mod explain;
+mod files;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Checks and explains Portcullis's policies.
+#[derive(Parser)]
+#[command(name = "portcullis-policy", version, arg_required_else_help = true)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reports errors and lints. Exit code 1 on any error and any lint of the level deny.
+    Check(check::Options),
+    /// Says what would become of a request: rule by rule, and podman's command line. Exit code 1 when it is denied.
+    Explain(explain::Options),
+}
+
+/// The whole of `portcullis-policy`: 0 all is well, 1 it is not, 2 it could not be found out.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Options::parse().command {
+        Command::Check(options) => check::run(&options),
+        Command::Explain(options) => explain::run(&options),
+    }
+}
+
+/// Could not be found out: a file that cannot be read, a request that cannot be sent.
+const TROUBLE: u8 = 2;
+
+/// Prints to standard output. A reader that has gone away is no trouble of ours.
+fn say(text: &dyn std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints to standard error.
+fn complain(text: &dyn std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,304 @@
+//! The operator's tool, as it is built.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+#![cfg(feature = "tool")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use support::*;
+
+fn tool(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_portcullis-policy"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn words(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A policy with nothing to remark.
+fn clean(name: &str) -> String {
+    one_rule("", &format!("name = \"{name}\"\nmemory = \"64MiB\""))
+        .replace(
+            "localhost/i:1",
+            &format!("localhost/i@sha256:{}", "0".repeat(64)),
+        )
+        .replace("[[launch]]", "[peer]\nuid = 0\n[[launch]]")
+}
+
+#[test]
+fn check_says_nothing_but_what_it_found_when_all_is_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "a.toml", &clean("a-x"));
+    let (code, out, err) = words(&tool(&["check", &path]));
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(out.contains("agent a, 1 rules, 0 lints"), "{out}");
+}
+
+#[test]
+fn check_fails_on_an_error_and_shows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(
+        directory.path(),
+        "a.toml",
+        &clean("a-x").replace("command", "comand"),
+    );
+    let (code, _, err) = words(&tool(&["check", &path]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("did you mean `command`?"), "{err}");
+}
+
+#[test]
+fn check_fails_on_a_lint_of_the_level_deny_unless_it_is_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = clean("a-x")
+        .replace("1000:1000", "0:0")
+        .replace("memory", "pid = \"host\"\nmemory");
+    let path = write(directory.path(), "a.toml", &root);
+    let (code, _, err) = words(&tool(&["check", &path]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("error: host-pid-root: rule \"r\""), "{err}");
+    let allowed = root.replace("command", "allow = { host-pid-root = \"a test\" }\ncommand");
+    let path = write(directory.path(), "a.toml", &allowed);
+    assert_eq!(words(&tool(&["check", &path])).0, Some(0));
+    let whole = root.replace("[peer]", "[allow]\nhost-pid-root = \"a test\"\n[peer]");
+    let path = write(directory.path(), "a.toml", &whole);
+    assert_eq!(words(&tool(&["check", &path])).0, Some(0));
+}
+
+#[test]
+fn each_lint_is_found() {
+    let lints = |toml: &str| {
+        let agent = portcullis_wire::AgentName::new("a").unwrap();
+        let (_, lints) =
+            portcullis_policy::Policy::review(&agent, &[text("a.toml", toml)]).unwrap();
+        lints.iter().map(|lint| lint.name).collect::<Vec<_>>()
+    };
+    assert_eq!(lints(&clean("c-x")), Vec::<&str>::new());
+    let with = |rule: &str, container: &str| {
+        clean("c-x")
+            .replace("command", &format!("{rule}\ncommand"))
+            .replace("memory", &format!("{container}\nmemory"))
+    };
+    for (lint, toml) in [
+        ("privileged", with("", "privileged = true")),
+        ("host-network", with("", "network = \"host\"")),
+        ("host-pid", with("", "pid = \"host\"")),
+        (
+            "host-pid-root",
+            with("", "pid = \"host\"").replace("1000:1000", "0:5"),
+        ),
+        (
+            "unpinned-image",
+            with("", "").replace(&format!("@sha256:{}", "0".repeat(64)), ":1"),
+        ),
+        (
+            "short-image-name",
+            with("", "").replace(&format!("localhost/i@sha256:{}", "0".repeat(64)), "busybox"),
+        ),
+        (
+            "short-image-name",
+            with("", "").replace(
+                &format!("localhost/i@sha256:{}", "0".repeat(64)),
+                "busybox:{:word}",
+            ),
+        ),
+        (
+            "unpinned-image",
+            with("", "").replace(&format!("@sha256:{}", "0".repeat(64)), ":{:word}"),
+        ),
+        ("text-argument", with("args = [\"--x={:text}\"]", "")),
+        ("text-argument", with("env = [\"X={:text}\"]", "")),
+        (
+            "broad-mount",
+            with("", "mounts = [{ source = \"/etc\", mode = \"ro\" }]"),
+        ),
+        (
+            "broad-mount",
+            with(
+                "",
+                "mounts = [{ source = \"/\", target = \"/host\", mode = \"ro\" }]",
+            ),
+        ),
+        (
+            "broad-mount",
+            with(
+                "",
+                "mounts = [{ source = \"/run/podman/podman.sock\", mode = \"ro\" }]",
+            ),
+        ),
+        (
+            "broad-mount",
+            with(
+                "netns = \"{x:word}\"",
+                "mounts = [{ source = \"/srv/{x}\", mode = \"ro\" }]",
+            ),
+        ),
+        (
+            "agent-written-config",
+            with(
+                "args = [\"--conf=/srv/a/b\"]",
+                "mounts = [{ source = \"/srv/a\", mode = \"rw\" }]",
+            ),
+        ),
+        (
+            "agent-written-config",
+            with(
+                "netns = \"{x:word}\"\nargs = [\"--conf=/srv/a/{x}\"]",
+                "mounts = [{ source = \"/srv/a\", mode = \"ro\" }]",
+            ),
+        ),
+        ("no-limits", with("", "").replace("memory = \"64MiB\"", "")),
+        ("no-limits", with("", "pids = 0")),
+        ("no-peer", with("", "").replace("[peer]\nuid = 0\n", "")),
+        ("device", with("", "devices = [\"/dev/net/tun\"]")),
+        ("lsm-off", with("", "selinux = \"disable\"")),
+        ("lsm-off", with("", "apparmor = \"unconfined\"")),
+        ("lsm-off", with("", "seccomp = \"unconfined\"")),
+    ] {
+        assert_eq!(lints(&toml), [lint], "{toml}");
+    }
+}
+
+#[test]
+fn a_lint_is_allowed_by_a_name_that_exists_and_with_a_reason() {
+    let with = |allow: &str| {
+        problems(&one_rule(
+            &format!("allow = {{ {allow} }}"),
+            "name = \"c-x\"",
+        ))
+    };
+    assert_eq!(
+        with("host-pidd = \"x\""),
+        ["there is no lint \"host-pidd\""]
+    );
+    assert_eq!(
+        with("host-pid = \" \""),
+        ["a lint is allowed with a reason"]
+    );
+    assert_eq!(
+        with("host-pid = \"pids are read by the agent\""),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn check_finds_names_that_two_agents_share() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = write(directory.path(), "a.toml", &clean("x-y"));
+    write(directory.path(), "b.toml", &clean("x-y"));
+    let (code, _, err) = words(&tool(&["check", &a]));
+    assert_eq!(code, Some(1));
+    assert!(
+        err.contains("can make containers of the same name"),
+        "{err}"
+    );
+    write(directory.path(), "b.toml", &clean("b-y"));
+    assert_eq!(words(&tool(&["check", &a])).0, Some(0));
+}
+
+#[test]
+fn check_reads_drop_ins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "a.toml", &clean("a-x"));
+    write(directory.path(), "a.d/more.toml", "[[launch]]\n");
+    let (code, _, err) = words(&tool(&["check", &path]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("a.d/more.toml"), "{err}");
+}
+
+#[test]
+fn check_needs_the_agents_name_in_the_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "Agent X.toml", &clean("a-x"));
+    let (code, _, err) = words(&tool(&["check", &path]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("the file's name is the agent's"), "{err}");
+    assert_eq!(words(&tool(&["check", "/nonexistent/a.toml"])).0, Some(1));
+}
+
+fn explain(extra: &[&str], command: &[&str]) -> (Option<i32>, String, String) {
+    let path = format!("{}/tests/data/neutron.toml", env!("CARGO_MANIFEST_DIR"));
+    let mut arguments = vec!["explain", "--policy", &path, "dhcp"];
+    arguments.extend(extra);
+    arguments.push("--");
+    arguments.extend(command);
+    words(&tool(&arguments))
+}
+
+#[test]
+fn explain_shows_rule_by_rule_why_and_podmans_command_line() {
+    let args = dnsmasq_args(A);
+    let mut command = vec!["dnsmasq"];
+    command.extend(args.iter().map(String::as_str));
+    let netns = format!("qdhcp-{A}");
+    let (code, out, err) = explain(&["--netns", &netns], &command);
+    assert_eq!((code, &*err), (Some(0), ""));
+    insta::assert_snapshot!("allowed", out);
+    command.push("--dhcp-script=/tmp/x\u{202e}y");
+    let (code, out, _) = explain(&["--netns", &netns], &command);
+    assert_eq!(code, Some(1));
+    insta::assert_snapshot!("denied", out);
+}
+
+#[test]
+fn explain_takes_the_peer_into_account_when_it_is_told() {
+    let netns = format!("qdhcp-{A}");
+    let command = [
+        "haproxy",
+        "-f",
+        &format!("/var/lib/neutron/ns-metadata-proxy/{A}.conf"),
+    ];
+    assert_eq!(explain(&["--netns", &netns], &command).0, Some(0));
+    assert_eq!(
+        explain(&["--netns", &netns, "--uid", "0"], &command).0,
+        Some(0)
+    );
+    let (code, out, _) = explain(&["--netns", &netns, "--uid", "1000"], &command);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("does not admit uid 1000"), "{out}");
+}
+
+#[test]
+fn explain_writes_json_for_programs() {
+    let netns = format!("qdhcp-{A}");
+    let command = [
+        "haproxy",
+        "-f",
+        &format!("/var/lib/neutron/ns-metadata-proxy/{A}.conf"),
+    ];
+    let (code, out, _) = explain(&["--netns", &netns, "--json"], &command);
+    assert_eq!(code, Some(0));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["allowed"], true);
+    assert_eq!(json["plan"]["podman"][0], "run");
+    assert_eq!(json["rules"][0]["skipped"], "is for another command");
+    assert_eq!(json["rules"][2]["matches"], true);
+}
+
+#[test]
+fn what_no_client_can_send_is_not_explained() {
+    let (code, _, err) = explain(&["--env", "=x"], &["dnsmasq"]);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("malformed"), "{err}");
+}
