@@ -1,0 +1,243 @@
+//! One datagram in, one answer out: the broker's whole opinion, without any input or output of its own.
+//!
+//! It trusts the policy and what the kernel says about the peer. What it allows is not yet launched: the launcher decides
+//! again.
+
+use crate::bucket::Bucket;
+use portcullis_policy::{Decision, Denial, Peer, Policy, Rate, admits, decide};
+use portcullis_wire::{
+    Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Response, codec, limits,
+};
+use std::time::{Duration, Instant};
+
+/// Judges datagrams by one policy.
+#[derive(Debug)]
+pub struct Judge {
+    policy: Option<Policy>,
+    pong: Pong,
+    launches: Option<Bucket>,
+}
+
+/// What becomes of a datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is answered, and that is all.
+    Answer(Response),
+    /// It is answered, and the operator is told.
+    Refuse(Response, Refusal),
+    /// The policy allows it: it goes to the launcher, which answers. The number is the request's.
+    Forward(u64),
+}
+
+/// What the operator is told of a denial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The rule that came closest.
+    pub rule: Option<String>,
+    /// All of it, whatever the policy lets the client know.
+    pub message: String,
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// It was longer than any may be, and the rest is gone.
+    pub cut: bool,
+    /// It had descriptors attached.
+    pub attached: bool,
+}
+
+impl Judge {
+    /// A judge. Without a policy it lets nothing be launched.
+    #[must_use]
+    pub fn new(pong: Pong, policy: Option<Policy>) -> Self {
+        let launches = policy
+            .as_ref()
+            .map(|p| Bucket::new(p.limits().launches, Instant::now()));
+        Self {
+            policy,
+            pong,
+            launches,
+        }
+    }
+
+    /// What a ping is answered with.
+    #[must_use]
+    pub fn pong(&self) -> &Pong {
+        &self.pong
+    }
+
+    /// Whether this process may use the socket at all. Asked once, when it has connected.
+    #[must_use]
+    pub fn admission(&self, peer: &Peer) -> Option<Denial> {
+        let policy = self.policy.as_ref()?;
+        if matches!(peer, Peer::Process { pid: ..=0, .. }) {
+            let message =
+                "the process that connected is in a PID namespace that the host does not see";
+            return Some(policy.denial(Reason::Peer, None, message));
+        }
+        admits(policy, peer).err()
+    }
+
+    /// Judges one datagram of a peer, whose `admission` has been asked.
+    pub fn judge(
+        &mut self,
+        datagram: &[u8],
+        envelope: Envelope,
+        peer: &Peer,
+        admission: Option<&Denial>,
+    ) -> Verdict {
+        if envelope.cut || datagram.len() > limits::DATAGRAM {
+            let message = format!("the datagram is longer than {} bytes", limits::DATAGRAM);
+            return refuse(0, Reason::TooLarge, message);
+        }
+        let request = match codec::decode_request(datagram) {
+            Ok(request) => request,
+            Err(error) => return misunderstood(error),
+        };
+        let id = request.id;
+        if let Some(denial) = admission {
+            return deny(id, denial);
+        }
+        if envelope.attached && !takes_descriptors(&request.body) {
+            let message = "the request came with descriptors that were not asked for".to_owned();
+            return refuse(id, Reason::Malformed, message);
+        }
+        match &request.body {
+            Body::Ping => Verdict::Answer(Response {
+                id,
+                reply: Reply::Pong(self.pong.clone()),
+            }),
+            Body::Launch(launch) => self.launch(id, launch, peer),
+            Body::Signal { .. } => unsupported(id, "signal is not served yet"),
+            Body::Stop { .. } => unsupported(id, "stop is not served yet"),
+            Body::List { .. } => {
+                unsupported(id, "list is not served here: ask on the operator's socket")
+            }
+            Body::Logs { .. } => unsupported(id, "logs is not served yet"),
+            Body::Wait { .. } => unsupported(id, "wait is not served yet"),
+            Body::Metrics => unsupported(
+                id,
+                "metrics is not served here: ask on the operator's socket",
+            ),
+        }
+    }
+
+    fn launch(&mut self, id: u64, launch: &Launch, peer: &Peer) -> Verdict {
+        let (Some(policy), Some(bucket)) = (&self.policy, &mut self.launches) else {
+            return refuse(
+                id,
+                Reason::PolicyUnavailable,
+                Reason::PolicyUnavailable.text().to_owned(),
+            );
+        };
+        if launch.attach == Attach::Streams {
+            return unsupported(
+                id,
+                "attached standard streams are not served yet: ask without them",
+            );
+        }
+        // A dry run is no attempt.
+        if !launch.dry_run
+            && let Err(wait) = bucket.take(Instant::now())
+        {
+            let message = too_often(policy.limits().launches, wait);
+            return deny(id, &policy.denial(Reason::LimitRate, None, &message));
+        }
+        match decide(policy, peer, launch) {
+            Decision::Deny(denial) => deny(id, &denial),
+            Decision::Allow(_) if !launch.dry_run => Verdict::Forward(id),
+            Decision::Allow(plan) => {
+                let report = format!(
+                    "the rule {} would launch the side container {} of the image {}",
+                    plan.rule(),
+                    plan.name(),
+                    plan.image()
+                );
+                Verdict::Answer(Response {
+                    id,
+                    reply: Reply::Explained {
+                        allowed: true,
+                        report,
+                    },
+                })
+            }
+        }
+    }
+}
+
+/// Whether a request of that kind may bring descriptors. None is served that does, and its answer says so.
+fn takes_descriptors(body: &Body) -> bool {
+    match body {
+        Body::Launch(launch) => launch.attach == Attach::Streams,
+        Body::Signal { .. } | Body::Stop { .. } | Body::Logs { .. } | Body::Wait { .. } => true,
+        Body::Ping | Body::List { .. } | Body::Metrics => false,
+    }
+}
+
+fn misunderstood(error: DecodeError) -> Verdict {
+    let refusal = Refusal {
+        reason: error.reason(),
+        rule: None,
+        message: error.to_string(),
+    };
+    match error {
+        DecodeError::Version(_) => {
+            let reply = Reply::UnsupportedVersion {
+                spoken: vec![limits::VERSION],
+            };
+            Verdict::Refuse(Response { id: 0, reply }, refusal)
+        }
+        _ => refuse(0, refusal.reason, refusal.message),
+    }
+}
+
+fn deny(id: u64, denial: &Denial) -> Verdict {
+    let response = Response {
+        id,
+        reply: denial.reply(),
+    };
+    let refusal = Refusal {
+        reason: denial.reason,
+        rule: denial.rule.clone(),
+        message: denial.message.clone(),
+    };
+    Verdict::Refuse(response, refusal)
+}
+
+fn refuse(id: u64, reason: Reason, message: String) -> Verdict {
+    let reply = Reply::Denied {
+        reason,
+        rule: None,
+        message: message.clone(),
+    };
+    Verdict::Refuse(
+        Response { id, reply },
+        Refusal {
+            reason,
+            rule: None,
+            message,
+        },
+    )
+}
+
+fn unsupported(id: u64, message: &str) -> Verdict {
+    refuse(id, Reason::Unsupported, message.to_owned())
+}
+
+fn too_often(rate: Rate, wait: Duration) -> String {
+    format!(
+        "the policy allows {} launches in {} s; the next one is possible in {} ms",
+        rate.count,
+        rate.per.as_secs(),
+        wait.as_millis().max(1)
+    )
+}
+
+/// The answer to an empty datagram.
+#[must_use]
+pub fn empty() -> Verdict {
+    misunderstood(DecodeError::Empty)
+}

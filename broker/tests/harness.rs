@@ -1,0 +1,548 @@
+//! A broker with a test in the launcher's place.
+#![allow(unsafe_code)]
+
+use portcullis_wire::{
+    Body, Directive, Launch, Order, PolicyBundle, PolicyText, Reply, Request, Response, codec,
+};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
+    listen, recv, recvmsg, send, sendmsg, socket_with, socketpair,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a busy machine.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// A user that nothing belongs to.
+pub const NOBODY: u32 = 65534;
+
+/// A policy that admits root and allows `sleep N`, as often as a test likes.
+pub const POLICY: &str = r#"
+version = 1
+
+[peer]
+uid = 0
+
+[limits]
+launches = "1000000/s"
+
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/busybox:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, max = 1, pattern = "{seconds:int}" }]
+
+[launch.container]
+name = "test-sleep-{seconds}"
+user = "65534:65534"
+"#;
+
+/// How a broker is started.
+pub struct Setup {
+    policy: Option<String>,
+    optional: Vec<&'static str>,
+    ids: (u32, u32),
+    without: Vec<(libc::c_long, i32)>,
+    below_a_shell: bool,
+    apart: bool,
+    surplus: bool,
+    swapped: Option<(RawFd, OwnedFd)>,
+}
+
+/// A broker that serves, and the launcher's end of its link.
+pub struct Broker {
+    child: Child,
+    pid: i32,
+    pub link: OwnedFd,
+    pub layers: Vec<String>,
+    pub landlock_abi: u8,
+    log: File,
+    directory: tempfile::TempDir,
+}
+
+/// One that did not get so far, or no longer runs.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: String,
+}
+
+pub struct Heard {
+    pub bytes: Vec<u8>,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Heard {
+    pub fn order(&self) -> Order<'_> {
+        codec::decode(&self.bytes).unwrap()
+    }
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self {
+            policy: Some(POLICY.to_owned()),
+            optional: vec![],
+            ids: (NOBODY, NOBODY),
+            without: vec![],
+            below_a_shell: false,
+            apart: false,
+            surplus: false,
+            swapped: None,
+        }
+    }
+
+    pub fn policy(mut self, policy: &str) -> Self {
+        self.policy = Some(policy.to_owned());
+        self
+    }
+
+    pub fn no_policy(mut self) -> Self {
+        self.policy = None;
+        self
+    }
+
+    pub fn ids(mut self, uid: u32, gid: u32) -> Self {
+        self.ids = (uid, gid);
+        self
+    }
+
+    pub fn optional(mut self, layer: &'static str) -> Self {
+        self.optional.push(layer);
+        self
+    }
+
+    /// As on a kernel where that system call fails so.
+    pub fn without(mut self, call: libc::c_long, errno: i32) -> Self {
+        self.without.push((call, errno));
+        self
+    }
+
+    /// With a shell between the test and the broker.
+    pub fn below_a_shell(mut self) -> Self {
+        self.below_a_shell = true;
+        self
+    }
+
+    /// In a PID namespace of its own, where this process has no number.
+    pub fn apart(mut self) -> Self {
+        self.apart = true;
+        self
+    }
+
+    /// With a descriptor too many.
+    pub fn surplus(mut self) -> Self {
+        self.surplus = true;
+        self
+    }
+
+    /// With another descriptor under that number.
+    pub fn swapped(mut self, number: RawFd, fd: OwnedFd) -> Self {
+        self.swapped = Some((number, fd));
+        self
+    }
+
+    pub fn start(self) -> Broker {
+        match self.spawn() {
+            Ok(broker) => broker,
+            Err(ended) => panic!("the broker does not serve: {} {}", ended.status, ended.log),
+        }
+    }
+
+    pub fn fail(self) -> Ended {
+        match self.spawn() {
+            Ok(_) => panic!("the broker serves"),
+            Err(ended) => ended,
+        }
+    }
+
+    fn spawn(self) -> Result<Broker, Ended> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker.sock");
+        let listener = seqpacket();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 4096).unwrap();
+        let flags = SocketFlags::CLOEXEC;
+        let (link, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        set_socket_timeout(&link, Timeout::Recv, Some(LONG)).unwrap();
+        let files = self.policy.iter().map(|text| PolicyText {
+            path: "/etc/portcullis/agents/test.toml".to_owned(),
+            text: text.clone(),
+        });
+        let bundle = PolicyBundle {
+            agent: "test".to_owned(),
+            files: files.collect(),
+        };
+        let policy = sealed(&codec::encode_unbounded(&bundle).unwrap(), true);
+        let mut given = [listener, theirs, policy];
+        if let Some((number, fd)) = self.swapped {
+            given[usize::try_from(number - 3).unwrap()] = fd;
+        }
+
+        let binary = std::env::var_os("PORTCULLIS_BROKER").map_or_else(
+            || PathBuf::from(env!("CARGO_BIN_EXE_portcullis-broker")),
+            PathBuf::from,
+        );
+        let mut command = if self.below_a_shell {
+            let mut shell = Command::new("/bin/sh");
+            shell
+                .args(["-c", "\"$@\" & echo $! >&2; wait", "sh"])
+                .arg(binary);
+            shell
+        } else if self.apart {
+            let mut unshare = Command::new("/usr/bin/unshare");
+            unshare.args(["--pid", "--fork"]).arg(binary);
+            unshare
+        } else {
+            Command::new(binary)
+        };
+        let (uid, gid) = self.ids;
+        command.args([
+            "--agent",
+            "test",
+            "--uid",
+            &uid.to_string(),
+            "--gid",
+            &gid.to_string(),
+        ]);
+        for layer in &self.optional {
+            command.args(["--optional-layer", layer]);
+        }
+        let mut log = tempfile::tempfile().unwrap();
+        command
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.try_clone().unwrap());
+        let filter = (!self.without.is_empty()).then(|| failing(&self.without));
+        let surplus = self.surplus;
+        let high: Vec<OwnedFd> = given
+            .iter()
+            .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap())
+            .collect();
+        let place = move || {
+            for (fd, number) in high.iter().zip(3..) {
+                duplicate(fd.as_raw_fd(), number)?;
+            }
+            if surplus {
+                duplicate(2, 42)?;
+            }
+            join_groups()?;
+            match &filter {
+                Some(filter) => seccompiler::apply_filter(filter).map_err(std::io::Error::other),
+                None => Ok(()),
+            }
+        };
+        // SAFETY: between fork and exec there are system calls alone; the filter was made before.
+        unsafe { command.pre_exec(place) };
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        drop(given);
+
+        let heard = hear(&link);
+        if heard.bytes.is_empty() {
+            let status = child.wait().unwrap();
+            let mut text = String::new();
+            log.rewind().unwrap();
+            log.read_to_string(&mut text).unwrap();
+            return Err(Ended { status, log: text });
+        }
+        let Order::Ready {
+            layers,
+            landlock_abi,
+        } = heard.order()
+        else {
+            panic!("{:?}", heard.order())
+        };
+        let pid = i32::try_from(child.id()).unwrap();
+        let mut broker = Broker {
+            child,
+            pid,
+            link,
+            layers,
+            landlock_abi,
+            log,
+            directory,
+        };
+        if self.below_a_shell {
+            broker.pid = broker.log().trim().parse().unwrap();
+        }
+        Ok(broker)
+    }
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub fn connect(&self) -> Client {
+        let socket = seqpacket();
+        connect(
+            &socket,
+            &SocketAddrUnix::new(self.directory.path().join("broker.sock")).unwrap(),
+        )
+        .unwrap();
+        set_socket_timeout(&socket, Timeout::Recv, Some(LONG)).unwrap();
+        set_socket_timeout(&socket, Timeout::Send, Some(LONG)).unwrap();
+        Client { socket, id: 0 }
+    }
+
+    /// The next message on the link.
+    pub fn heard(&self) -> Heard {
+        hear(&self.link)
+    }
+
+    /// The next forwarded request and the socket that came with it.
+    pub fn forwarded(&self) -> (Vec<u8>, OwnedFd) {
+        loop {
+            let mut heard = self.heard();
+            assert!(!heard.bytes.is_empty(), "the broker ended: {}", self.log());
+            let datagram = match heard.order() {
+                Order::Forward { datagram, .. } => datagram.to_vec(),
+                _ => continue,
+            };
+            assert_eq!(heard.descriptors.len(), 1);
+            return (datagram, heard.descriptors.remove(0));
+        }
+    }
+
+    pub fn tell(&self, directive: Directive) {
+        send(
+            &self.link,
+            &codec::encode(&directive).unwrap(),
+            SendFlags::NOSIGNAL,
+        )
+        .unwrap();
+    }
+
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        // A duplicate shares the offset, and the broker does not append: only read by position.
+        let mut buffer = [0; 4096];
+        let mut at = 0;
+        while let Ok(n @ 1..) = std::os::unix::fs::FileExt::read_at(&self.log, &mut buffer, at) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            at += n as u64;
+        }
+        text
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the broker ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn status(&self, field: &str) -> String {
+        status_of(self.pid, field)
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .unwrap()
+            .count()
+    }
+
+    /// Resident kilobytes of its own, not those of the file that it is run from.
+    pub fn resident(&self) -> u64 {
+        let text = self.status("RssAnon");
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+/// The next message on the link. No bytes is the broker's end.
+fn hear(link: &OwnedFd) -> Heard {
+    let mut bytes = vec![0; 128 * 1024];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(
+        link,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        flags,
+    );
+    let got = got.map_or(0, |got| got.bytes);
+    bytes.truncate(got);
+    let descriptors = control
+        .drain()
+        .flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => rights.collect(),
+            _ => vec![],
+        })
+        .collect();
+    Heard { bytes, descriptors }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Client {
+    pub socket: OwnedFd,
+    id: u64,
+}
+
+impl Client {
+    /// Sends bytes as they are.
+    pub fn send(&self, bytes: &[u8]) {
+        assert_eq!(
+            send(&self.socket, bytes, SendFlags::NOSIGNAL).unwrap(),
+            bytes.len()
+        );
+    }
+
+    pub fn send_with(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        sendmsg(
+            &self.socket,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .unwrap();
+    }
+
+    /// Sends a request and returns its id.
+    pub fn request(&mut self, body: Body) -> u64 {
+        self.id += 1;
+        self.send(&codec::encode(&Request { id: self.id, body }).unwrap());
+        self.id
+    }
+
+    /// The next reply; nothing at the end of the connection.
+    pub fn reply(&self) -> Option<Response> {
+        let mut bytes = vec![0; 128 * 1024];
+        match recv(&self.socket, bytes.as_mut_slice(), RecvFlags::empty()) {
+            Ok((0, _)) => None,
+            Ok((length, _)) => Some(codec::decode_owned(&bytes[..length]).unwrap()),
+            Err(errno) => panic!("no reply: {errno}"),
+        }
+    }
+
+    pub fn ask(&mut self, body: Body) -> Reply {
+        let id = self.request(body);
+        let response = self.reply().expect("the connection was closed");
+        assert_eq!(response.id, id);
+        response.reply
+    }
+
+    pub fn ping(&mut self) -> portcullis_wire::Pong {
+        match self.ask(Body::Ping) {
+            Reply::Pong(pong) => pong,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn sleep(seconds: &str) -> Launch {
+    Launch {
+        command: "sleep".to_owned(),
+        args: vec![seconds.to_owned()],
+        ..Launch::default()
+    }
+}
+
+/// A memfd with these bytes.
+pub fn sealed(bytes: &[u8], seal: bool) -> OwnedFd {
+    let fd = memfd_create("policy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let mut file = File::from(fd);
+    file.write_all(bytes).unwrap();
+    if seal {
+        let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        fcntl_add_seals(file.as_fd(), all).unwrap();
+    }
+    file.into()
+}
+
+pub fn seqpacket() -> OwnedFd {
+    socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap()
+}
+
+pub fn status_of(pid: i32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field}"))
+        .trim()
+        .to_owned()
+}
+
+/// Waits until it is so.
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !so() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// As a service's process may have them.
+fn join_groups() -> std::io::Result<()> {
+    // SAFETY: the list is as long as it is said to be, and only read.
+    match unsafe { libc::setgroups(2, [0, 4242].as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Onto a number that nothing of this new process uses.
+fn duplicate(fd: RawFd, number: RawFd) -> std::io::Result<()> {
+    // SAFETY: there are no pointers, and nothing owns the number.
+    match unsafe { libc::dup2(fd, number) } {
+        0.. => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// A filter that makes some system calls fail and lets all others pass.
+fn failing(calls: &[(libc::c_long, i32)]) -> BpfProgram {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let errno = u32::try_from(calls[0].1).unwrap();
+    let rules = calls.iter().map(|(call, _)| (*call, vec![])).collect();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno),
+        arch,
+    );
+    filter.unwrap().try_into().unwrap()
+}

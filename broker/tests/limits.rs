@@ -1,0 +1,258 @@
+//! How much an agent can take, and from whom.
+
+use crate::harness::{Broker, Client, POLICY, Setup, sleep, until};
+use portcullis_wire::{Body, Order, Reason, Reply, Request, codec};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use std::time::{Duration, Instant};
+
+const PLACES: usize = portcullis_broker::server::CONNECTIONS;
+
+#[test]
+fn more_launches_than_the_policy_allows_are_denied_and_told_the_limit() {
+    let broker = Setup::new()
+        .policy(&POLICY.replace("1000000/s", "3/hour"))
+        .start();
+    let mut client = broker.connect();
+    for _ in 0..3 {
+        assert!(matches!(
+            client.ask(Body::Launch(sleep("x"))),
+            Reply::Denied {
+                reason: Reason::Argument,
+                ..
+            }
+        ));
+    }
+    match client.ask(Body::Launch(sleep("5"))) {
+        Reply::Denied {
+            reason: Reason::LimitRate,
+            message,
+            ..
+        } => {
+            assert!(message.contains("3 launches in 3600 s"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Neither another connection nor a dry run changes that, and a ping costs nothing.
+    let mut other = broker.connect();
+    assert!(matches!(
+        other.ask(Body::Launch(sleep("5"))),
+        Reply::Denied {
+            reason: Reason::LimitRate,
+            ..
+        }
+    ));
+    other.ping();
+}
+
+#[test]
+fn hoarded_connections_keep_nobody_out() {
+    let broker = Broker::start();
+    let mut hoard: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+    for client in &mut hoard {
+        client.ping();
+    }
+    let mut newcomers = vec![come_in(&broker)];
+    // The one that was silent longest gave up its place; it sees the end, and the last of the hoard still has its own.
+    assert_eq!(hoard[0].reply(), None);
+    hoard[PLACES - 1].ping();
+    newcomers.extend((0..20).map(|_| come_in(&broker)));
+    assert!(broker.descriptors() < PLACES + 60);
+}
+
+/// Comes in as soon as one of those who are there has been silent for long enough.
+fn come_in(broker: &Broker) -> Client {
+    let ping = codec::encode(&Request {
+        id: 1,
+        body: Body::Ping,
+    })
+    .unwrap();
+    let mut welcome = None;
+    until("a newcomer gets a place", || {
+        let newcomer = broker.connect();
+        // One without a place may be gone from before it has asked.
+        let _ = send(&newcomer.socket, &ping, SendFlags::NOSIGNAL);
+        if matches!(newcomer.reply().unwrap().reply, Reply::Pong(_)) {
+            welcome = Some(newcomer);
+        }
+        welcome.is_some()
+    });
+    welcome.unwrap()
+}
+
+#[test]
+fn a_newcomer_is_told_when_every_place_is_in_use() {
+    let broker = Broker::start();
+    let mut busy: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+    // On a machine that is slow enough, one of them has been silent for a second after all, and gives up its place.
+    until("a newcomer is told", || {
+        for client in &mut busy {
+            client.ping();
+        }
+        let mut newcomer = broker.connect();
+        let ping = codec::encode(&Request {
+            id: 1,
+            body: Body::Ping,
+        })
+        .unwrap();
+        let _ = send(&newcomer.socket, &ping, SendFlags::NOSIGNAL);
+        let response = newcomer.reply().unwrap();
+        if response.id == 1 {
+            std::mem::swap(&mut busy[0], &mut newcomer);
+            return false;
+        }
+        assert!(
+            matches!(response.reply, Reply::Busy { retry_after: 1.. }),
+            "{response:?}"
+        );
+        assert_eq!((response.id, newcomer.reply()), (0, None));
+        true
+    });
+    busy[PLACES - 1].ping();
+}
+
+#[test]
+fn who_does_not_read_is_not_read_and_holds_up_nobody() {
+    let broker = Broker::start();
+    let deaf = broker.connect();
+    let ping = codec::encode(&Request {
+        id: 1,
+        body: Body::Ping,
+    })
+    .unwrap();
+    let mut sent = 0;
+    // Until the broker has stopped reading and the client's own buffer is full too.
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_millis(500) {
+        match send(
+            &deaf.socket,
+            &ping,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => {
+                sent += 1;
+                last = Instant::now();
+            }
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            Err(errno) => panic!("{errno}"),
+        }
+        assert!(sent < 100_000, "the broker reads on");
+    }
+    let before = broker.resident();
+    let mut other = broker.connect();
+    for _ in 0..1000 {
+        other.ping();
+    }
+    assert!(broker.resident() < before + 256);
+    // It reads late, but it reads: nothing is lost.
+    for _ in 0..sent {
+        assert!(matches!(deaf.reply().unwrap().reply, Reply::Pong(_)));
+    }
+}
+
+#[test]
+fn who_never_reads_is_left_after_ten_seconds() {
+    let broker = Broker::start();
+    let deaf = broker.connect();
+    let ping = codec::encode(&Request {
+        id: 1,
+        body: Body::Ping,
+    })
+    .unwrap();
+    let start = Instant::now();
+    until("the broker closes the connection", || {
+        matches!(
+            send(
+                &deaf.socket,
+                &ping,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL
+            ),
+            Err(Errno::PIPE | Errno::CONNRESET)
+        )
+    });
+    assert!(start.elapsed() > Duration::from_secs(9));
+    broker.connect().ping();
+}
+
+#[test]
+fn a_flood_on_some_connections_does_not_hold_up_another() {
+    let broker = Broker::start();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let denied = codec::encode(&Request {
+        id: 1,
+        body: Body::Launch(sleep("x")),
+    })
+    .unwrap();
+    let flooders: Vec<Client> = (0..4).map(|_| broker.connect()).collect();
+    let mut slowest = Duration::ZERO;
+    std::thread::scope(|scope| {
+        for client in &flooders {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    for _ in 0..20 {
+                        client.send(&denied);
+                    }
+                    for _ in 0..20 {
+                        client.reply().unwrap();
+                    }
+                }
+            });
+        }
+        let mut calm = broker.connect();
+        for _ in 0..500 {
+            let start = Instant::now();
+            calm.ping();
+            slowest = slowest.max(start.elapsed());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+#[test]
+fn a_launcher_that_does_not_read_makes_clients_wait_and_loses_nothing() {
+    let broker = Broker::start();
+    let mut client = broker.connect();
+    let mut forwarded = 0;
+    let busy = loop {
+        let id = client.request(Body::Launch(sleep("5")));
+        client.request(Body::Ping);
+        let first = client.reply().unwrap();
+        if first.id == id {
+            break first.reply;
+        }
+        forwarded += 1;
+        assert!(forwarded < 100_000);
+    };
+    assert!(matches!(busy, Reply::Busy { retry_after: 1.. }), "{busy:?}");
+    assert!(matches!(client.reply().unwrap().reply, Reply::Pong(_)));
+    for _ in 0..forwarded {
+        broker.forwarded();
+    }
+    client.request(Body::Launch(sleep("6")));
+    let (datagram, _) = broker.forwarded();
+    assert_eq!(
+        codec::decode_request(&datagram).unwrap().body,
+        Body::Launch(sleep("6"))
+    );
+}
+
+#[test]
+fn the_launcher_is_told_when_the_first_comes_and_when_the_last_is_gone() {
+    let broker = Broker::start();
+    let told = |broker: &Broker| match broker.heard().order() {
+        Order::Connections(n) => n,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..3 {
+        let mut first = broker.connect();
+        first.ping();
+        assert!(told(&broker) >= 1);
+        let mut second = broker.connect();
+        second.ping();
+        drop(first);
+        second.ping();
+        drop(second);
+        assert_eq!(told(&broker), 0);
+    }
+}
