@@ -1,0 +1,324 @@
+//! The untrusted half, as a child process: how it is started, what it is given, what is heard from it.
+//!
+//! It gets three descriptors (listener, link, policy) and nothing else of ours. What comes over the link is taken for an
+//! order only in form: [`service`](crate::service) decides again.
+
+use crate::host_config::{BrokerConfig, HostConfig};
+use crate::pidfd::Pidfd;
+use portcullis_wire::{AgentName, DecodeError, Directive, Order, PolicyBundle, codec, limits};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::{Errno, FdFlags, IoSliceMut, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
+    SocketFlags, SocketType, recvmsg, send, socketpair,
+};
+use rustix::process::Pid;
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The largest order in bytes: a whole datagram and a few of our own.
+pub const ORDER: usize = limits::DATAGRAM + 64;
+
+/// How often a broker is heard on descriptor 2. An honest one has little to say there.
+const MOST_WORDS: usize = 64;
+
+/// A broker that runs.
+#[derive(Debug)]
+pub struct Broker {
+    child: Child,
+    pidfd: Pidfd,
+    link: OwnedFd,
+    /// What it writes to descriptor 2, until it has written too much.
+    words: Option<PipeReader>,
+    said: usize,
+    /// The sandbox that it says it is in, once it serves.
+    pub ready: Option<Confinement>,
+    /// How many connections it says it has.
+    pub connections: u32,
+}
+
+/// What a broker says of its sandbox. For people: nothing relies on it.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// The layers in force.
+    pub layers: Vec<String>,
+    /// The Landlock ABI in force; 0 is none.
+    pub landlock_abi: u8,
+}
+
+/// A broker could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// There is no such user.
+    #[error(
+        "[broker] user = {0:?}: no such user in /etc/passwd; make it (systemd-sysusers) or name another one"
+    )]
+    NoUser(String),
+    /// Root confines nothing.
+    #[error("[broker] user = {0:?} is root, which the broker must not be")]
+    Root(String),
+    /// A step of starting it failed.
+    #[error("{step}: {error}")]
+    Step {
+        /// What was tried.
+        step: String,
+        /// What came of it.
+        error: io::Error,
+    },
+}
+
+fn step<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> BrokerError {
+    let step = step.into();
+    move |error| BrokerError::Step {
+        step,
+        error: error.into(),
+    }
+}
+
+/// What was heard from a broker.
+#[derive(Debug)]
+pub enum Heard {
+    /// Nothing more for now.
+    Nothing,
+    /// It is gone.
+    End,
+    /// So many bytes, perhaps with descriptors.
+    Bytes {
+        /// How many bytes of the buffer.
+        length: usize,
+        /// The descriptors that came along.
+        descriptors: Vec<OwnedFd>,
+    },
+    /// More bytes or descriptors than any order has: they are dropped.
+    Oversized,
+}
+
+impl Broker {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn start(
+        binary: &Path,
+        agent: &AgentName,
+        config: &HostConfig,
+        listener: BorrowedFd<'_>,
+        policy: &PolicyBundle,
+    ) -> Result<Self, BrokerError> {
+        let (uid, gid) = account(&config.broker)?;
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map_err(step("make the link to the broker"))?;
+        let policy = sealed(policy).map_err(step("hand the policy over in a memfd"))?;
+        // Above 9, so that none of the three is overwritten by another on its way to 3, 4 and 5.
+        let high = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 10);
+        let given = [high(listener), high(theirs.as_fd()), high(policy.as_fd())];
+        let [Ok(listener), Ok(theirs), Ok(policy)] = given else {
+            return Err(step("duplicate the broker's descriptors")(Errno::MFILE));
+        };
+        let (words, writer) = io::pipe().map_err(step("make a pipe for the broker's words"))?;
+        rustix::io::ioctl_fionbio(&words, true).map_err(step("make that pipe non-blocking"))?;
+        let mut command = Command::new(binary);
+        command
+            .args(["--agent", agent.as_str()])
+            .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer);
+        for layer in &config.broker.optional_layers {
+            command.args(["--optional-layer", layer.name()]);
+        }
+        let child = spawn_with(&mut command, [listener, theirs, policy])
+            .map_err(step(format!("start {}", binary.display())))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pid.map_or_else(|| Err(io::ErrorKind::InvalidData.into()), Pidfd::open);
+        let pidfd = pidfd.map_err(step("open the broker's pidfd"))?;
+        Ok(Self {
+            child,
+            pidfd,
+            link: ours,
+            words: Some(words),
+            said: 0,
+            ready: None,
+            connections: 0,
+        })
+    }
+
+    /// Readable once it has ended.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Readable when there is something to hear.
+    #[must_use]
+    pub fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// Readable when it has written to descriptor 2.
+    #[must_use]
+    pub fn words(&self) -> Option<BorrowedFd<'_>> {
+        self.words.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What it has written to descriptor 2 since, if anything. It is a pipe of its own, and not the launcher's log: else a
+    /// broker that was taken over could forge audit records. After `MOST_WORDS` reads nobody listens any more.
+    pub fn hear_words(&mut self) -> Option<String> {
+        let mut buffer = [0; 2048];
+        let length = match self.words.as_mut()?.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            read => read.unwrap_or(0),
+        };
+        self.said += 1;
+        if length == 0 || self.said >= MOST_WORDS {
+            self.words = None;
+        }
+        let text = String::from_utf8_lossy(buffer.get(..length)?)
+            .trim_end()
+            .to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Tells it to take no more connections and to end when those it has are served.
+    pub fn drain(&self) {
+        if let Ok(bytes) = codec::encode(&Directive::Drain) {
+            // A broker that cannot be told is gone, or will be ended with its launcher.
+            let _ = send(
+                &self.link,
+                &bytes,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            );
+        }
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
+    /// Says how an ended broker ended.
+    pub fn ended(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Takes the next message into `buffer`, which has room for [`ORDER`] bytes.
+    ///
+    /// # Errors
+    /// When receiving fails; the broker is then as good as gone.
+    pub fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+        // Room for a few more descriptors than the one that any order has, so that these are seen and closed.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = match recvmsg(
+            &self.link,
+            &mut [IoSliceMut::new(buffer)],
+            &mut control,
+            flags,
+        ) {
+            Ok(got) => got,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),
+            Err(Errno::CONNRESET) => return Ok(Heard::End),
+            Err(errno) => return Err(errno.into()),
+        };
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if got
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+        {
+            return Ok(Heard::Oversized);
+        }
+        if got.bytes == 0 && descriptors.is_empty() {
+            return Ok(Heard::End);
+        }
+        Ok(Heard::Bytes {
+            length: got.bytes,
+            descriptors,
+        })
+    }
+}
+
+/// Reads an order.
+///
+/// # Errors
+/// [`DecodeError`]: the broker does not keep to the protocol.
+pub fn order(bytes: &[u8]) -> Result<Order<'_>, DecodeError> {
+    codec::decode(bytes)
+}
+
+/// A policy in a descriptor that nobody can change any more.
+fn sealed(policy: &PolicyBundle) -> io::Result<OwnedFd> {
+    let bytes = codec::encode_unbounded(policy).map_err(io::Error::other)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("policy", flags)?);
+    file.write_all(&bytes)?;
+    fcntl_add_seals(
+        &file,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(file.into())
+}
+
+/// The broker's user and group. /etc/passwd is read here: asking the name service would bring in a library that loads
+/// plugins.
+fn account(config: &BrokerConfig) -> Result<(u32, u32), BrokerError> {
+    let name = &config.user;
+    let ids = match name.parse::<u32>() {
+        Ok(uid) => Some((uid, uid)),
+        Err(_) => {
+            let path = PathBuf::from("/etc/passwd");
+            let passwd = std::fs::read_to_string(&path).map_err(step("read /etc/passwd"))?;
+            passwd.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(name)).then_some(())?;
+                Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+            })
+        }
+    };
+    match ids {
+        None => Err(BrokerError::NoUser(name.clone())),
+        Some((0, _) | (_, 0)) => Err(BrokerError::Root(name.clone())),
+        Some(ids) => Ok(ids),
+    }
+}
+
+/// Starts a command with the given descriptors as 3, 4 and 5.
+#[allow(unsafe_code)]
+fn spawn_with(command: &mut Command, given: [OwnedFd; 3]) -> io::Result<Child> {
+    let place = move || {
+        for (fd, number) in given.iter().zip(3..) {
+            put(fd.as_fd(), number)?;
+        }
+        Ok(())
+    };
+    // SAFETY: runs between fork and exec; dup3 and fcntl are plain system calls that allocate nothing and take no lock.
+    unsafe { command.pre_exec(place) };
+    command.spawn()
+}
+
+#[allow(unsafe_code)]
+fn put(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: in the forked child alone, just before exec: whatever has this number there is of no use any more. It is
+    // forgotten again below, so it is not closed.
+    let mut target = unsafe { OwnedFd::from_raw_fd(number) };
+    let placed =
+        rustix::io::dup2(fd, &mut target).and_then(|()| fcntl_setfd(&target, FdFlags::empty()));
+    std::mem::forget(target);
+    Ok(placed?)
+}

@@ -1,0 +1,323 @@
+//! One launch, from a plan to a main process that has been seen alive. Runs on a worker and may block.
+//!
+//! Order matters: everything is resolved first, then an old container goes, then the record is on disk, then podman runs.
+
+use crate::attempt::{Existing, Job, NotStarted, Started, engine, internal};
+use crate::audit::now;
+use crate::engine::{Engine, EngineError, Running};
+use crate::readiness;
+use crate::records::{NameLock, Record, RecordError, Records};
+use crate::staging::{Namespace, StagedPath, Staging, StagingError};
+use portcullis_policy::{LaunchPlan, OnConflict, Source, Staged, podman_arguments};
+use portcullis_wire::Reason;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What every worker uses.
+#[derive(Debug)]
+pub struct Host {
+    /// podman.
+    pub engine: Engine,
+    /// What was launched.
+    pub records: Records,
+    /// Where namespaces and sources are pinned.
+    pub staging: Staging,
+}
+
+/// podman's part of a launch that is under way.
+#[derive(Debug)]
+pub struct UnderWay {
+    pub(crate) podman: Running,
+    pub(crate) pid_file: PathBuf,
+    pub(crate) staged: Vec<StagedPath>,
+    pub(crate) lock: NameLock,
+    pub(crate) record: Record,
+    pub(crate) netns: Option<(u64, u64)>,
+    pub(crate) prepared: u64,
+}
+
+/// What came of beginning a launch.
+#[derive(Debug)]
+pub enum Begun {
+    /// podman is at work.
+    UnderWay(Box<UnderWay>),
+    /// What was asked for runs already.
+    Reused(Box<Started>),
+}
+
+impl Host {
+    /// Resolves, stages, clears the way, records, and starts podman.
+    ///
+    /// # Errors
+    /// [`NotStarted`]: nothing was started.
+    pub fn begin(&self, job: Job) -> Result<Begun, NotStarted> {
+        let Job {
+            plan,
+            hash,
+            existing,
+        } = job;
+        let name = plan.name();
+        let lock = match self.records.lock(name) {
+            Ok(lock) => lock,
+            Err(error @ RecordError::Held(_)) => {
+                let message = "an earlier launch of this name is not finished yet";
+                return Err(NotStarted::new(Reason::Timeout, message, error).unknown());
+            }
+            Err(error) => return Err(internal(&error).with_existing(existing)),
+        };
+        let (image, netns) = match self.resolve(&plan) {
+            Ok(resolved) => resolved,
+            Err(not) => return Err(self.give_up(not, lock, name, existing)),
+        };
+        let at = netns.as_ref().map(|ns| (ns.dev, ns.ino));
+        let replaced = match existing.map(|old| self.conflict(&plan, &hash, &image, at, old)) {
+            None => None,
+            Some(Conflict::Same(started)) => return Ok(Begun::Reused(started)),
+            Some(Conflict::Replace(old)) => Some(old),
+            Some(Conflict::Refuse(old)) => {
+                let message =
+                    format!("the name {name} is taken by a side container that is not the same");
+                let not = NotStarted::new(Reason::Name, message, "on_conflict = \"refuse\"");
+                return Err(not.denied().with_existing(Some(old)));
+            }
+        };
+        let staged = match self.stage(&plan, netns.as_ref()) {
+            Ok(staged) => staged,
+            Err(not) => return Err(self.give_up(not, lock, name, replaced)),
+        };
+        if let Some(old) = replaced {
+            self.clear(&old, plan.stop_timeout())
+                .map_err(|error| engine(&error).unknown())?;
+        }
+        self.start(&plan, hash, image, at, staged, lock)
+    }
+
+    /// Nothing was begun: what was there stays, and where nothing was, nothing stays.
+    fn give_up(
+        &self,
+        not: NotStarted,
+        lock: NameLock,
+        name: &str,
+        existing: Option<Existing>,
+    ) -> NotStarted {
+        if existing.is_none() {
+            self.forget(lock, name);
+        }
+        not.with_existing(existing)
+    }
+
+    fn resolve(&self, plan: &LaunchPlan) -> Result<(String, Option<Namespace>), NotStarted> {
+        let image = self.engine.image_id(plan.image()).map_err(|error| {
+            if error.is_not_found() {
+                let message = format!("the image {} is not on the host", plan.image());
+                let detail = format!("pull it: podman pull {}; {error}", plan.image());
+                NotStarted::new(Reason::Image, message, detail).denied()
+            } else {
+                engine(&error)
+            }
+        })?;
+        Ok((image, self.resolve_netns(plan)?))
+    }
+
+    /// The namespace that the plan's name stands for at this moment.
+    ///
+    /// # Errors
+    /// [`StagingError`] when it is none that may be used.
+    pub fn resolve_netns(&self, plan: &LaunchPlan) -> Result<Option<Namespace>, StagingError> {
+        let directory = &self.engine.config().netns_dir;
+        plan.netns()
+            .map(|name| Staging::resolve_netns(directory, name))
+            .transpose()
+    }
+
+    /// What to do about a side container of ours that has the name.
+    fn conflict(
+        &self,
+        plan: &LaunchPlan,
+        hash: &str,
+        image: &str,
+        netns: Option<(u64, u64)>,
+        old: Existing,
+    ) -> Conflict {
+        let Some(main) = old.main else {
+            return Conflict::Replace(Existing {
+                record: old.record,
+                main: None,
+            });
+        };
+        let in_place = netns.is_none() || main.netns().ok() == netns;
+        let is_ready = plan.ready().is_none_or(|ready| {
+            readiness::pid_file_holds(main.pid, &ready.pid_file, plan.host_pid()).unwrap_or(false)
+        });
+        let same = old.record.plan == hash && old.record.image == image;
+        let keep = plan.on_conflict() == OnConflict::Keep;
+        if in_place && is_ready && (same || keep) && !main.pidfd.has_ended() {
+            let (prepared, podman) = (now(), 0);
+            let (record, reused) = (old.record, true);
+            let started = Started {
+                main,
+                record,
+                netns,
+                reused,
+                prepared,
+                podman,
+            };
+            return Conflict::Same(Box::new(started));
+        }
+        let old = Existing {
+            record: old.record,
+            main: Some(main),
+        };
+        match plan.on_conflict() {
+            OnConflict::Refuse => Conflict::Refuse(old),
+            OnConflict::Replace | OnConflict::Keep => Conflict::Replace(old),
+        }
+    }
+
+    fn stage(&self, plan: &LaunchPlan, netns: Option<&Namespace>) -> Result<StagedSet, NotStarted> {
+        let mut set = StagedSet::default();
+        if let Some(namespace) = netns {
+            let staged = self.staging.stage_netns(namespace)?;
+            set.netns = Some(staged.path().to_string_lossy().into_owned());
+            set.paths.push(staged);
+        }
+        for mount in plan.mounts() {
+            match &mount.source {
+                Source::Literal(path) => {
+                    match self
+                        .staging
+                        .stage_literal(Path::new(path), mount.read_only)?
+                    {
+                        None => set.mounts.push(path.clone()),
+                        Some(staged) => set.add(staged),
+                    }
+                }
+                Source::Beneath { prefix, rest } => {
+                    let (prefix, rest) = (Path::new(prefix), Path::new(rest));
+                    set.add(self.staging.stage_source(prefix, rest, mount.read_only)?);
+                }
+            }
+        }
+        Ok(set)
+    }
+
+    /// Removes a side container of ours, whatever it is doing.
+    fn clear(&self, old: &Existing, patience: Duration) -> Result<(), EngineError> {
+        let id = match &old.main {
+            Some(main) => main.id.clone(),
+            None => match self.engine.holder(&old.record.name)? {
+                Some(holder) if holder.nonce == old.record.nonce => holder.id,
+                _ => return Ok(()),
+            },
+        };
+        self.engine.stop_and_remove(&id, patience)
+    }
+
+    fn start(
+        &self,
+        plan: &LaunchPlan,
+        hash: String,
+        image: String,
+        netns: Option<(u64, u64)>,
+        staged: StagedSet,
+        lock: NameLock,
+    ) -> Result<Begun, NotStarted> {
+        let nonce = fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .map_err(|error| {
+                NotStarted::new(Reason::Internal, "no random number is to be had", error)
+            })?
+            .trim_end()
+            .to_owned();
+        let record = Record {
+            name: plan.name().to_owned(),
+            rule: plan.rule().to_owned(),
+            plan: hash,
+            nonce,
+            image,
+        };
+        if let Err(error) = self.records.write(&record) {
+            self.forget(lock, &record.name);
+            return Err(internal(&error));
+        }
+        let pid_file = self.engine.scratch_path("pid");
+        let arguments = podman_arguments(
+            plan,
+            &Staged {
+                image_id: &record.image,
+                netns: staged.netns.as_deref(),
+                mounts: &staged.mounts,
+                pid_file: &pid_file.to_string_lossy(),
+                nonce: &record.nonce,
+            },
+        );
+        let begun = lock
+            .for_podman()
+            .map_err(|error| NotStarted::new(Reason::Internal, "no descriptor is to be had", error))
+            .and_then(|fd| {
+                let prepared = now();
+                let podman = self
+                    .engine
+                    .start(&arguments, Some(fd))
+                    .map_err(|e| engine(&e))?;
+                Ok((podman, prepared))
+            });
+        match begun {
+            Ok((podman, prepared)) => {
+                lock.note(podman.pid());
+                let staged = staged.paths;
+                let under_way = UnderWay {
+                    podman,
+                    pid_file,
+                    staged,
+                    lock,
+                    record,
+                    netns,
+                    prepared,
+                };
+                Ok(Begun::UnderWay(Box::new(under_way)))
+            }
+            Err(not) => {
+                self.forget(lock, &record.name);
+                Err(not)
+            }
+        }
+    }
+
+    /// Takes note that a name has nothing of ours any more.
+    pub fn forget(&self, lock: NameLock, name: &str) {
+        if let Err(error) = self.records.remove(lock, name) {
+            tracing::error!(name, %error, "a launch record could not be removed; the next start does it");
+        }
+    }
+}
+
+/// What to do about a name that is taken by one of ours.
+enum Conflict {
+    Same(Box<Started>),
+    Replace(Existing),
+    Refuse(Existing),
+}
+
+#[derive(Debug, Default)]
+struct StagedSet {
+    netns: Option<String>,
+    mounts: Vec<String>,
+    paths: Vec<StagedPath>,
+}
+
+impl StagedSet {
+    /// The next mount's source.
+    fn add(&mut self, source: StagedPath) {
+        self.mounts
+            .push(source.path().to_string_lossy().into_owned());
+        self.paths.push(source);
+    }
+}
+
+impl UnderWay {
+    /// podman.
+    pub fn podman(&mut self) -> &mut Running {
+        &mut self.podman
+    }
+}

@@ -1,0 +1,268 @@
+//! Who is at the other end of a client's socket, as the kernel says it: never as the broker or the client does.
+//!
+//! The socket comes from the broker, which is not trusted and might pass on anything it holds: its listener, its link,
+//! a socket pair of its own. Whatever is not a connection that a listener accepted from another, living process is refused.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+/// `SO_PEERPIDFD` of Linux 6.5, which the `libc` crate lacks; the same number everywhere but on parisc and sparc.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// Why a peer cannot be known. The client is told `peer`.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// It is no connection of the kind that clients have.
+    #[error("the descriptor is {0}, not a connection that was accepted")]
+    NotAConnection(&'static str),
+    /// The kernel refused an answer.
+    #[error("the peer cannot be known: {what}: {errno}")]
+    Ask {
+        /// What was asked.
+        what: &'static str,
+        /// The refusal.
+        errno: Errno,
+    },
+    /// The peer has no number here.
+    #[error(
+        "the peer is in a PID namespace that cannot be seen from here; connect from the host's or one beneath it"
+    )]
+    Unseen,
+    /// The socket was made by this very process.
+    #[error("the peer is the launcher itself")]
+    Ourselves,
+    /// It has ended.
+    #[error("the peer, process {0}, has ended")]
+    Gone(i32),
+}
+
+/// The process that opened the connection.
+#[derive(Debug)]
+pub struct PeerIdentity {
+    /// Its number, in the launcher's PID namespace.
+    pub pid: i32,
+    /// Its effective user when it connected, in the launcher's user namespace.
+    pub uid: u32,
+    /// Its effective group when it connected.
+    pub gid: u32,
+    pidfd: OwnedFd,
+}
+
+impl PeerIdentity {
+    /// Whether it still lives (a zombie does not). If it does, `pid` has meant no other process since it connected.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        alive(self.pidfd.as_fd())
+    }
+
+    /// Its pidfd.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// How peers are identified on this kernel: `pidfd`, or `start-time` before Linux 6.5. `ping` tells it.
+#[must_use]
+pub fn method() -> &'static str {
+    if has_peer_pidfd() {
+        "pidfd"
+    } else {
+        "start-time"
+    }
+}
+
+/// Identifies the peer of a connection that a listening socket accepted. It is the process that connected, as it was
+/// then, whoever holds the other end by now.
+///
+/// # Errors
+/// [`PeerError`]: whatever cannot be said for certain is not said.
+pub fn of(sock: BorrowedFd<'_>) -> Result<PeerIdentity, PeerError> {
+    check_accepted(sock)?;
+    let [pid, uid, gid] = option_words(sock, libc::SO_PEERCRED).map_err(ask("SO_PEERCRED"))?;
+    let pid = pid.cast_signed();
+    let known = Pid::from_raw(pid)
+        .filter(|_| pid > 0)
+        .ok_or(PeerError::Unseen)?;
+    if known == rustix::process::getpid() {
+        return Err(PeerError::Ourselves);
+    }
+    let pidfd = if has_peer_pidfd() {
+        peer_pidfd(sock)
+    } else {
+        pidfd_by_start_time(known)
+    };
+    let peer = PeerIdentity {
+        pid,
+        uid,
+        gid,
+        pidfd: pidfd.map_err(|error| match error {
+            // A peer that was reaped has no process to give a pidfd of.
+            PeerError::Ask {
+                errno: Errno::SRCH | Errno::NODATA,
+                ..
+            } => PeerError::Gone(pid),
+            other => other,
+        })?,
+    };
+    if peer.is_alive() {
+        Ok(peer)
+    } else {
+        Err(PeerError::Gone(pid))
+    }
+}
+
+/// A listener would name its own process as the peer, a socket pair its maker: both are root's. Neither passes here: one
+/// listens, and the ends of a pair, like the end that connected, have no path, which an accepted socket has from its listener.
+fn check_accepted(sock: BorrowedFd<'_>) -> Result<(), PeerError> {
+    let domain = sockopt::socket_domain(sock).map_err(|errno| match errno {
+        Errno::NOTSOCK => PeerError::NotAConnection("no socket"),
+        errno => ask("SO_DOMAIN")(errno),
+    })?;
+    if domain != AddressFamily::UNIX {
+        return Err(PeerError::NotAConnection("not a Unix socket"));
+    }
+    if sockopt::socket_type(sock).map_err(ask("SO_TYPE"))? != SocketType::SEQPACKET {
+        return Err(PeerError::NotAConnection("not of type SOCK_SEQPACKET"));
+    }
+    if sockopt::socket_acceptconn(sock).map_err(ask("SO_ACCEPTCONN"))? {
+        return Err(PeerError::NotAConnection("a listening socket"));
+    }
+    let name = rustix::net::getsockname(sock).map_err(ask("getsockname"))?;
+    match SocketAddrUnix::try_from(name) {
+        Ok(name) if name.path_bytes().is_some_and(|path| !path.is_empty()) => Ok(()),
+        Ok(_) => Err(PeerError::NotAConnection("a socket without a path")),
+        Err(errno) => Err(ask("getsockname")(errno)),
+    }
+}
+
+fn ask(what: &'static str) -> impl Fn(Errno) -> PeerError {
+    move |errno| PeerError::Ask { what, errno }
+}
+
+/// Asked once, of a pair of our own: a failure on a client's socket must not make the weaker way be taken.
+fn has_peer_pidfd() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let pair = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        // Only the kernel's "no such option" is a no.
+        !pair.is_ok_and(|(one, _other)| {
+            matches!(peer_pidfd(one.as_fd()), Err(PeerError::Ask { errno, .. }) if errno == Errno::NOPROTOOPT)
+        })
+    })
+}
+
+/// Before Linux 6.5: the number might have been given to another process since the peer connected, which shows only if it
+/// happens between two looks at the start time. `ping` says that this is the way in force.
+fn pidfd_by_start_time(pid: Pid) -> Result<OwnedFd, PeerError> {
+    let before = start_time(pid)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(ask("pidfd_open"))?;
+    if start_time(pid)? == before {
+        Ok(pidfd)
+    } else {
+        Err(PeerError::Gone(pid.as_raw_nonzero().get()))
+    }
+}
+
+/// When the process began, in clock ticks since boot: the 22nd field of its `stat`. The 2nd is its own to choose, and may
+/// hold blanks and brackets.
+fn start_time(pid: Pid) -> Result<u64, PeerError> {
+    let pid = pid.as_raw_nonzero().get();
+    let gone = || PeerError::Gone(pid);
+    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(gone)?;
+    let start = fields.split_ascii_whitespace().nth(19);
+    start.and_then(|s| s.parse().ok()).ok_or_else(gone)
+}
+
+/// A pidfd becomes readable as its process ends. What cannot be asked is not taken for alive.
+fn alive(pidfd: BorrowedFd<'_>) -> bool {
+    loop {
+        match poll(
+            &mut [PollFd::new(&pidfd, PollFlags::IN)],
+            Some(&Timespec::default()),
+        ) {
+            Ok(ready) => return ready == 0,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn peer_pidfd(sock: BorrowedFd<'_>) -> Result<OwnedFd, PeerError> {
+    let [fd] = option_words(sock, SO_PEERPIDFD).map_err(ask("SO_PEERPIDFD"))?;
+    // SAFETY: the kernel has just made this descriptor for us (it is CLOEXEC from birth), and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) })
+}
+
+/// Reads a socket option that is `N` words of 32 bits: a number, or `struct ucred`. (rustix reads `struct ucred` too, but
+/// into a type in which a process number of 0 is undefined behaviour, and 0 is what an unseen peer has.)
+#[allow(unsafe_code)]
+fn option_words<const N: usize>(
+    sock: BorrowedFd<'_>,
+    option: libc::c_int,
+) -> Result<[u32; N], Errno> {
+    let mut words = [0_u32; N];
+    let size = size_of_val(&words);
+    let mut length = libc::socklen_t::try_from(size).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `length` is the size of `words` in bytes, which the kernel does not write past; any bytes are valid words.
+    let answer = unsafe {
+        libc::getsockopt(
+            sock.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            words.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if answer < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    }
+    if usize::try_from(length) == Ok(size) {
+        Ok(words)
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PeerError, alive, pidfd_by_start_time};
+    use rustix::process::Pid;
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn before_linux_6_5_a_process_is_known_by_its_start_time() {
+        // A name that looks like the fields after it.
+        let mut child = Command::new("sh")
+            .args(["-c", "printf ') R 1 (' >/proc/$$/comm; echo; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_by_start_time(pid).unwrap();
+        assert!(alive(pidfd.as_fd()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!alive(pidfd.as_fd()));
+        let error = pidfd_by_start_time(pid).unwrap_err();
+        assert!(matches!(error, PeerError::Gone(_)), "{error}");
+    }
+}

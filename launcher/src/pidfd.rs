@@ -1,0 +1,55 @@
+//! A process that cannot be mistaken for another one: a pidfd.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// A process.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// The process that has this number now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Whether it has ended (a zombie has).
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        // What cannot be asked is taken for ended: nothing is claimed about a process that is not seen.
+        self.wait_ended(Some(Instant::now())).unwrap_or(true)
+    }
+
+    /// Waits for its end, for ever or until then. `false`: it lives.
+    ///
+    /// # Errors
+    /// When poll fails.
+    pub fn wait_ended(&self, until: Option<Instant>) -> io::Result<bool> {
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.map(|d| Timespec {
+                tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: d.subsec_nanos().into(),
+            });
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], left.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

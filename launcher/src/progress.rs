@@ -1,0 +1,350 @@
+//! What becomes of launches: outcomes of the workers, readiness, ends of main processes, and the true answer to everyone
+//! who waits.
+
+use crate::attempt::{Existing, NotStarted, Remains, Started};
+use crate::audit::{Verdict, now};
+use crate::records::{Record, RecordError};
+use crate::service::Service;
+use crate::table::{Entry, Live, Pending, Stage};
+use crate::workers::{Outcome, SettleError, Settled, Task};
+use portcullis_wire::{Failure, Reason, Reply};
+use std::mem;
+use std::time::{Duration, Instant};
+
+/// The pause before a name whose truth is not known is looked at again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Later than any launcher lives.
+const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// The pause before the recovery is tried again when podman fails.
+const RECOVER_AGAIN: Duration = Duration::from_secs(2);
+
+impl Service {
+    /// Takes what a worker tells.
+    pub(crate) fn heard(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Launched {
+                name,
+                result: Ok(started),
+            } => self.started(name, *started),
+            Outcome::Launched {
+                name,
+                result: Err(not),
+            } => self.not_started(name, *not),
+            Outcome::Overdue { name } => self.overdue(&name),
+            Outcome::Settled { record, result } => self.settled(record, result),
+            Outcome::Recovered(Ok(found)) => self.recovered_with(found),
+            Outcome::Recovered(Err(error)) => {
+                tracing::error!(
+                    agent = self.options.agent.as_str(), %error,
+                    "podman cannot be asked what runs; nothing is launched until it can, and it is asked again"
+                );
+                self.recover_at = Some(Instant::now() + RECOVER_AGAIN);
+                for pending in mem::take(&mut self.before_recovery) {
+                    let message = "podman cannot be asked what runs already";
+                    self.answer_failed(pending, None, Reason::Engine, message, &error.to_string());
+                }
+            }
+            Outcome::ExtraDone => {}
+        }
+    }
+
+    fn started(&mut self, name: String, started: Started) {
+        let Started {
+            main,
+            record,
+            netns,
+            reused,
+            prepared,
+            podman,
+        } = started;
+        let Some(mut entry) = self.table.entries.remove(&name) else {
+            return;
+        };
+        for pending in &mut entry.waiting {
+            pending.at.prepared = prepared;
+            pending.at.podman = podman;
+        }
+        let key = self.watch(&main.pidfd, &name);
+        entry.hash.clone_from(&record.plan);
+        let live = Live {
+            main,
+            record,
+            netns,
+            key,
+        };
+        match entry.plan.as_ref().and_then(|plan| plan.ready()) {
+            Some(ready) if !reused => {
+                let next = Instant::now();
+                let until = next + ready.timeout;
+                entry.stage = Stage::Readying { live, next, until };
+                self.table.entries.insert(name.clone(), entry);
+                self.look(&name);
+            }
+            _ => self.launched(name, entry, live, reused),
+        }
+    }
+
+    /// The launch is over, and well: everyone who waits is told.
+    pub(crate) fn launched(&mut self, name: String, mut entry: Entry, live: Live, reused: bool) {
+        let ready = now();
+        let waiting = mem::take(&mut entry.waiting);
+        // Who joined asked for the namespace that has the name now, which may be another one than at the beginning.
+        let in_place = waiting.len() < 2
+            || entry.plan.as_ref().is_some_and(|plan| {
+                self.host
+                    .resolve_netns(plan)
+                    .is_ok_and(|ns| ns.map(|n| (n.dev, n.ino)) == live.netns)
+            });
+        for mut pending in waiting {
+            pending.at.ready = ready;
+            if pending.joined && !in_place {
+                let detail =
+                    "the namespace was made anew while the launch that was joined was under way";
+                self.answer_busy(pending, detail);
+                continue;
+            }
+            let reused = reused || pending.joined;
+            self.audit(&pending, |verdict| Verdict {
+                word: if reused { "reused" } else { "launched" },
+                container: Some(&live.main.id),
+                image_id: Some(&live.record.image),
+                pid: Some(live.main.pid),
+                ..verdict
+            });
+            self.counts.allowed += 1;
+            let (container, pid) = (live.main.id.clone(), live.main.pid);
+            let reply = Reply::Launched {
+                container,
+                name: name.clone(),
+                pid,
+                reused,
+            };
+            self.unread.answer(pending.client, pending.id, reply);
+        }
+        entry.stage = Stage::Running(live);
+        let next = mem::take(&mut entry.next);
+        self.table.entries.insert(name, entry);
+        self.reconsider(next);
+    }
+
+    fn not_started(&mut self, name: String, not: NotStarted) {
+        let Some(mut entry) = self.table.entries.remove(&name) else {
+            return;
+        };
+        let waited = (mem::take(&mut entry.waiting), mem::take(&mut entry.next));
+        let NotStarted {
+            reason,
+            message,
+            detail,
+            denied,
+            exited,
+            remains,
+        } = not;
+        match remains {
+            Remains::Nothing => {}
+            Remains::Existing(existing) => {
+                let Existing { record, main } = *existing;
+                if let Some(main) = main {
+                    let key = self.watch(&main.pidfd, &name);
+                    entry.hash.clone_from(&record.plan);
+                    entry.stage = Stage::Running(Live {
+                        main,
+                        record,
+                        netns: None,
+                        key,
+                    });
+                    self.table.entries.insert(name, entry);
+                } else {
+                    self.settle(name, entry, record, true);
+                }
+            }
+            Remains::Unknown => {
+                entry.stage = Stage::Unknown(None, Instant::now());
+                self.table.entries.insert(name, entry);
+            }
+        }
+        for pending in waited.0 {
+            if denied {
+                let denial = self.own_denial(reason, None, &message);
+                self.audit_failed(&pending, "denied", reason, &message, &detail);
+                self.counts.denied += 1;
+                self.unread
+                    .answer(pending.client, pending.id, denial.reply());
+            } else {
+                self.answer_failed(pending, exited.clone(), reason, &message, &detail);
+            }
+        }
+        self.reconsider(waited.1);
+    }
+
+    /// Answers `Failed`.
+    pub(crate) fn answer_failed(
+        &mut self,
+        pending: Pending,
+        exited: Option<(u8, String)>,
+        reason: Reason,
+        message: &str,
+        detail: &str,
+    ) {
+        self.audit_failed(&pending, "failed", reason, message, detail);
+        self.counts.failed += 1;
+        let (exit, output) = exited.map_or((None, String::new()), |(exit, out)| (Some(exit), out));
+        let failure = Failure {
+            reason,
+            exit,
+            message: message.to_owned(),
+            output,
+        };
+        self.unread
+            .answer(pending.client, pending.id, Reply::Failed(failure));
+    }
+
+    fn audit_failed(
+        &self,
+        pending: &Pending,
+        word: &'static str,
+        reason: Reason,
+        message: &str,
+        detail: &str,
+    ) {
+        let detail = if detail.is_empty() {
+            message.to_owned()
+        } else {
+            format!("{message}: {detail}")
+        };
+        self.audit(pending, |verdict| Verdict {
+            word,
+            reason: Some(reason),
+            detail: &detail,
+            ..verdict
+        });
+    }
+
+    /// podman overruns its deadline: its callers are told, and the name is nobody's until the truth is known.
+    fn overdue(&mut self, name: &str) {
+        let Some(entry) = self.table.entries.get_mut(name) else {
+            return;
+        };
+        let waiting = mem::take(&mut entry.waiting);
+        // Nobody joins it any more, and only its own outcome ends it.
+        entry.stage = Stage::Unknown(None, Instant::now() + FAR);
+        for pending in waiting {
+            let message =
+                "podman has not finished in time; it was left to go on, so ask again later";
+            self.answer_failed(pending, None, Reason::Timeout, message, "");
+        }
+        tracing::error!(
+            agent = self.options.agent.as_str(),
+            name,
+            "podman overruns its deadline; it is not killed, and its outcome will be taken when it comes"
+        );
+    }
+
+    /// A main process has ended: what is left of its container is removed.
+    pub(crate) fn ended(&mut self, key: u64) {
+        let Some(name) = self.table.keys.remove(&key) else {
+            return;
+        };
+        let Some(mut entry) = self.table.entries.remove(&name) else {
+            return;
+        };
+        match mem::replace(&mut entry.stage, Stage::Launching) {
+            Stage::Running(live) | Stage::Readying { live, .. } if live.key == key => {
+                self.unwatch(&live.main.pidfd, key);
+                self.settle(name, entry, live.record, true);
+            }
+            other => {
+                entry.stage = other;
+                self.table.entries.insert(name, entry);
+            }
+        }
+    }
+
+    pub(crate) fn settle(&mut self, name: String, mut entry: Entry, record: Record, ended: bool) {
+        let wants_output = !entry.waiting.is_empty();
+        entry.stage = Stage::Settling { ended };
+        self.table.entries.insert(name, entry);
+        self.workers.give(Task::Settle(record, wants_output));
+    }
+
+    fn settled(&mut self, record: Record, result: Result<Settled, SettleError>) {
+        let name = record.name.clone();
+        let Some(mut entry) = self.table.entries.remove(&name) else {
+            return;
+        };
+        match result {
+            Ok(Settled::Runs(main)) => {
+                let key = self.watch(&main.pidfd, &name);
+                entry.hash.clone_from(&record.plan);
+                entry.stage = Stage::Running(Live {
+                    main: *main,
+                    record,
+                    netns: None,
+                    key,
+                });
+                let next = mem::take(&mut entry.next);
+                self.table.entries.insert(name, entry);
+                self.reconsider(next);
+            }
+            Ok(Settled::Gone { exit, output }) => {
+                tracing::info!(
+                    agent = self.options.agent.as_str(),
+                    name,
+                    rule = record.rule,
+                    exit,
+                    "a side container has ended and was removed"
+                );
+                let message = match exit {
+                    Some(code) => {
+                        format!("the program ended with exit code {code} before it was ready")
+                    }
+                    None => "the program ended before it was ready".to_owned(),
+                };
+                for pending in mem::take(&mut entry.waiting) {
+                    let exited = exit.map(|code| (code, output.clone()));
+                    self.answer_failed(pending, exited, Reason::Exited, &message, "");
+                }
+                self.reconsider(entry.next);
+            }
+            Err(error) => {
+                if !matches!(error, SettleError::Record(RecordError::Held(_))) {
+                    tracing::error!(
+                        agent = self.options.agent.as_str(), name, %error,
+                        "what is left of a side container could not be found out; it is tried again"
+                    );
+                }
+                entry.stage = Stage::Unknown(Some(record), Instant::now() + AGAIN);
+                self.table.entries.insert(name, entry);
+            }
+        }
+    }
+
+    fn recovered_with(&mut self, found: Vec<(Record, Option<crate::container::Main>)>) {
+        for (record, main) in found {
+            let name = record.name.clone();
+            let mut entry = Entry {
+                rule: record.rule.clone(),
+                plan: None,
+                hash: record.plan.clone(),
+                stage: Stage::Launching,
+                waiting: Vec::new(),
+                next: Vec::new(),
+            };
+            if let Some(main) = main {
+                let key = self.watch(&main.pidfd, &name);
+                entry.stage = Stage::Running(Live {
+                    main,
+                    record,
+                    netns: None,
+                    key,
+                });
+                self.table.entries.insert(name, entry);
+            } else {
+                self.settle(name, entry, record, false);
+            }
+        }
+        self.recovered = true;
+        let waited = mem::take(&mut self.before_recovery);
+        self.reconsider(waited);
+    }
+}

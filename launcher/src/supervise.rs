@@ -1,0 +1,283 @@
+//! Brokers come and go: started, heard, drained, started again after a growing pause; and with them a new policy.
+//!
+//! The untrusted half cannot end the trusted one. Whatever a broker sends that no honest broker would send ends it.
+
+use crate::audit::cut;
+use crate::broker::{self, Broker, Confinement, Heard};
+use crate::policy_file;
+use crate::service::{Service, key, notify};
+use portcullis_policy::Policy;
+use portcullis_wire::Order;
+use sd_notify::NotifyState;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The pause before a broker that died is started again grows between these.
+pub(crate) const PAUSE: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(10));
+/// A broker that lived so long died of something new.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// A broker and its place in the poll loop.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) broker: Broker,
+    pub(crate) key: u64,
+    pub(crate) since: Instant,
+    pub(crate) draining: bool,
+}
+
+impl Service {
+    pub(crate) fn load_policy(&mut self) -> Result<(), String> {
+        let files =
+            policy_file::read_policy(&self.options.policy).map_err(|error| error.to_string())?;
+        let policy =
+            Policy::load(&self.options.agent, &files).map_err(|problems| problems.to_string())?;
+        self.policy = Some(Rc::new(policy));
+        self.bundle.files = files;
+        Ok(())
+    }
+
+    /// SIGHUP: a new policy, a new broker with it, and the old one drains. A bad policy keeps the old.
+    pub(crate) fn reload(&mut self) {
+        let agent = self.options.agent.as_str().to_owned();
+        let time = Duration::from_micros(crate::audit::now());
+        let usec = i128::try_from(time.as_micros()).unwrap_or(0);
+        notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
+        if let Err(problem) = self.load_policy() {
+            let kept = self.policy.as_ref().map_or("none", |_| "the previous one");
+            tracing::error!(
+                agent,
+                kept,
+                "the policy was not reloaded; in force is {kept}: {problem}"
+            );
+            self.notify_ready(Some("the policy on disk is broken; see the log"));
+            return;
+        }
+        let generation = self
+            .policy
+            .as_ref()
+            .map_or("", |policy| policy.generation());
+        tracing::info!(agent, generation, "the policy was reloaded");
+        self.reloading = true;
+        self.start_broker();
+    }
+
+    pub(crate) fn start_broker(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let (options, listener) = (&self.options, self.listener.as_fd());
+        let started = Broker::start(
+            &options.broker,
+            &options.agent,
+            &self.config,
+            listener,
+            &self.bundle,
+        );
+        let added = started
+            .map_err(|error| error.to_string())
+            .and_then(|broker| {
+                let key = key::BROKER + 4 * self.next_key;
+                self.next_key += 1;
+                self.add(key, broker.link())
+                    .map_err(|error| error.to_string())?;
+                self.add(key + 1, broker.pidfd())
+                    .map_err(|error| error.to_string())?;
+                if let Some(words) = broker.words() {
+                    self.add(key + 2, words)
+                        .map_err(|error| error.to_string())?;
+                }
+                Ok(Child {
+                    broker,
+                    key,
+                    since: Instant::now(),
+                    draining: false,
+                })
+            });
+        match added {
+            Ok(child) => self.children.push(child),
+            Err(error) => {
+                tracing::error!(
+                    agent = self.options.agent.as_str(),
+                    "the broker cannot be started: {error}"
+                );
+                self.start_later();
+            }
+        }
+    }
+
+    fn start_later(&mut self) {
+        if self.stopping.is_none() {
+            self.start_at = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// A broker has something to tell, or has ended.
+    pub(crate) fn broker_tells(&mut self, key: u64, buffer: &mut [u8]) {
+        if key & 3 == 2 {
+            if let Some(child) = self.children.iter_mut().find(|c| c.key == key & !3) {
+                child.pass_words_on(self.options.agent.as_str());
+            }
+            return;
+        }
+        // What it sent before it ended is still heard. At most so much at once, so that nobody else has to wait.
+        for _ in 0..64 {
+            let find = |c: &Child| c.key == key & !3;
+            let Some(at) = self.children.iter().position(find) else {
+                return;
+            };
+            let Some(child) = self.children.get_mut(at) else {
+                return;
+            };
+            let heard = child.broker.hear(buffer);
+            let told = match heard {
+                Ok(Heard::Nothing) if key & 3 == 0 => return,
+                Ok(Heard::Nothing | Heard::End) => return self.broker_ended(at),
+                Ok(Heard::Bytes {
+                    length,
+                    descriptors,
+                }) => {
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    self.order(at, bytes, descriptors)
+                }
+                Ok(Heard::Oversized) => Err("sent more than an order".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(violation) = told {
+                // The one thing that an honest broker never does: so this one is not honest any more.
+                tracing::error!(
+                    agent = self.options.agent.as_str(),
+                    "the broker was ended, because it broke the protocol with its launcher: {violation}"
+                );
+                if let Some(child) = self.children.get_mut(at) {
+                    child.broker.kill();
+                }
+                return self.broker_ended(at);
+            }
+        }
+    }
+
+    fn order(&mut self, at: usize, bytes: &[u8], mut with: Vec<OwnedFd>) -> Result<(), String> {
+        let order = broker::order(bytes).map_err(|error| error.to_string())?;
+        let client = with.pop();
+        if !with.is_empty() || client.is_some() != matches!(order, Order::Forward { .. }) {
+            return Err("sent an order with descriptors that are not its".to_owned());
+        }
+        match order {
+            Order::Forward { received, datagram } => match client {
+                Some(client) => self.forwarded(client, received, datagram)?,
+                None => return Err("forwarded a request without its connection".to_owned()),
+            },
+            Order::Ready {
+                layers,
+                landlock_abi,
+            } => self.broker_ready(at, layers, landlock_abi),
+            Order::Connections(number) => {
+                if let Some(child) = self.children.get_mut(at) {
+                    child.broker.connections = number;
+                }
+            }
+            Order::Denied(list) => {
+                let generation = self
+                    .policy
+                    .as_ref()
+                    .map_or("", |policy| policy.generation());
+                for denied in &list {
+                    self.counts.denied += u64::from(denied.count);
+                    let agent = self.options.agent.as_str();
+                    crate::audit::record_broker(agent, generation, denied);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn broker_ready(&mut self, at: usize, layers: Vec<String>, landlock_abi: u8) {
+        let agent = self.options.agent.as_str();
+        let names = layers.join(" ");
+        tracing::info!(agent, layers = names, landlock_abi, "the broker serves");
+        for (other, child) in self.children.iter_mut().enumerate() {
+            if other == at {
+                child.broker.ready = Some(Confinement {
+                    layers: layers.clone(),
+                    landlock_abi,
+                });
+            } else {
+                child.drain();
+            }
+        }
+        if !self.reloading || self.children.len() == 1 {
+            self.reloading = false;
+            self.notify_ready(None);
+        }
+    }
+
+    fn broker_ended(&mut self, at: usize) {
+        let mut child = self.children.swap_remove(at);
+        let status = child.broker.ended();
+        child.pass_words_on(self.options.agent.as_str());
+        let serving = self.children.iter().any(|c| !c.draining);
+        if child.draining {
+            if self.reloading && self.children.len() == 1 {
+                self.reloading = false;
+                self.notify_ready(None);
+            }
+            return;
+        }
+        let agent = self.options.agent.as_str();
+        if self.stopping.is_some() {
+            return;
+        }
+        if child.since.elapsed() >= LONG_LIFE {
+            self.pause = PAUSE.0;
+        }
+        let pause = self.pause;
+        tracing::error!(
+            agent,
+            status,
+            ?pause,
+            "the broker has ended; another one is started after a pause"
+        );
+        if serving && self.reloading {
+            // The one before goes on meanwhile; whatever it forwards is judged by the new policy.
+            self.reloading = false;
+            self.notify_ready(Some("the new broker does not start; see the log"));
+        } else if !serving {
+            let text = format!("nobody is answered: the broker has ended ({status}); see the log");
+            notify(&[NotifyState::Status(&text)]);
+        }
+        self.start_later();
+    }
+
+    /// The sandbox of the broker that serves, once it does.
+    pub(crate) fn confinement(&self) -> Confinement {
+        let serving = self.children.iter().find(|c| !c.draining);
+        serving
+            .and_then(|c| c.broker.ready.clone())
+            .unwrap_or_default()
+    }
+}
+
+impl Child {
+    /// Logs what the broker has written to descriptor 2, as its word.
+    fn pass_words_on(&mut self, agent: &str) {
+        if let Some(text) = self.broker.hear_words() {
+            tracing::warn!(
+                agent,
+                by = "broker",
+                "the broker says: {}",
+                cut(&text, 1024)
+            );
+        }
+    }
+
+    pub(crate) fn drain(&mut self) {
+        if !self.draining {
+            self.draining = true;
+            self.since = Instant::now();
+            self.broker.drain();
+        }
+    }
+}
