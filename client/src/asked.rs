@@ -1,0 +1,296 @@
+//! What the command line asks for: by our own name a subcommand with options, by any other name an applet, where every
+//! argument is the program's.
+//!
+//! No environment variable is read: an agent's root helper scrubs them, and a stray one must not redirect a request.
+
+use crate::netns;
+use lexopt::prelude::*;
+use portcullis_wire::limits::{ARGUMENTS, ENVIRONMENT};
+use portcullis_wire::{Body, Launch};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The name by which this program is not an applet.
+const OWN_NAME: &str = "portcullis";
+/// Where an agent finds its broker: the operator mounts the directory there.
+const SOCKET: &str = "/run/portcullis/broker.sock";
+/// How long a launch may take, all repetitions together. A rule may well allow a program 300 s to become ready.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(600);
+/// How long an answer that needs no launch may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+const HELP: &str = include_str!("help.txt");
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// Ask the broker.
+    Question(Question),
+    /// Print this on standard output, and no more.
+    Print(String),
+}
+
+/// One question to the broker.
+#[derive(Debug)]
+pub(crate) struct Question {
+    /// Whom to ask.
+    pub(crate) socket: PathBuf,
+    /// What.
+    pub(crate) body: Body,
+    /// How long to wait for the answer, repetitions included.
+    pub(crate) patience: Duration,
+    /// How the answer is told.
+    pub(crate) manner: Manner,
+}
+
+/// How an answer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As the program that the applet stands in for: nothing on standard output.
+    Applet,
+    /// A line for a person.
+    Plain,
+    /// One JSON object.
+    Json,
+}
+
+/// A command line that asks for nothing that can be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskedError {
+    /// Not to be parsed.
+    #[error("{0}; see portcullis --help")]
+    Syntax(#[from] lexopt::Error),
+    /// No subcommand, or no such.
+    #[error("{0}; see portcullis --help")]
+    Usage(String),
+    /// An applet's argument, or its name, is not text.
+    #[error(
+        "{what} is not valid UTF-8, and only UTF-8 reaches a side container unchanged: {text:?}"
+    )]
+    NotUtf8 {
+        /// Which one.
+        what: String,
+        /// What it is.
+        text: OsString,
+        /// The applet's name, where it has one.
+        applet: Option<String>,
+    },
+    /// More than a request may have.
+    #[error("{count} {what}: a launch may have at most {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+        /// The command.
+        command: String,
+    },
+}
+
+impl AskedError {
+    /// Whose error it is: what an applet's line begins with.
+    pub(crate) fn speaker(&self) -> String {
+        match self {
+            Self::NotUtf8 {
+                applet: Some(name), ..
+            }
+            | Self::TooMany { command: name, .. } => format!("{OWN_NAME}: {name}"),
+            _ => OWN_NAME.to_owned(),
+        }
+    }
+}
+
+/// Reads the command line, the program's name first.
+pub(crate) fn asked(args: impl IntoIterator<Item = OsString>) -> Result<Asked, AskedError> {
+    let mut args = args.into_iter();
+    let name = args.next().unwrap_or_else(|| OWN_NAME.into());
+    let name = Path::new(&name).file_name().unwrap_or(&name);
+    if name == OsStr::new(OWN_NAME) {
+        own(lexopt::Parser::from_args(args))
+    } else {
+        applet(name, args)
+    }
+}
+
+/// Every argument is the program's, `--help` and `--` among them.
+fn applet(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Asked, AskedError> {
+    let command = text(
+        name.to_owned(),
+        "the name that this program was called by",
+        None,
+    )?;
+    let launch = Launch {
+        args: arguments(args, Some(&command))?,
+        netns: netns::own(),
+        command,
+        ..Launch::default()
+    };
+    Ok(Asked::Question(Question {
+        socket: SOCKET.into(),
+        body: Body::Launch(bounded(launch)?),
+        patience: LAUNCH_PATIENCE,
+        manner: Manner::Applet,
+    }))
+}
+
+fn own(mut parser: lexopt::Parser) -> Result<Asked, AskedError> {
+    let mut socket = PathBuf::from(SOCKET);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("socket") => socket = parser.value()?.into(),
+            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            Short('V') | Long("version") => {
+                return Ok(Asked::Print(format!(
+                    "portcullis {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+            Value(word) => {
+                return match word.to_str() {
+                    Some("run") => run(parser, socket, false),
+                    Some("explain") => run(parser, socket, true),
+                    Some("ping") => ping(parser, socket),
+                    Some("help") => Ok(Asked::Print(HELP.to_owned())),
+                    _ => Err(AskedError::Usage(format!(
+                        "{word:?} is no subcommand: run, explain and ping are"
+                    ))),
+                };
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Err(AskedError::Usage(
+        "a subcommand is missing: run, explain or ping".to_owned(),
+    ))
+}
+
+/// `run` and `explain`: options up to the command, and from there on all is the command's.
+fn run(
+    mut parser: lexopt::Parser,
+    mut socket: PathBuf,
+    explain: bool,
+) -> Result<Asked, AskedError> {
+    let mut launch = Launch {
+        dry_run: explain,
+        ..Launch::default()
+    };
+    let (mut manner, mut patience) = (Manner::Plain, None);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("socket") => socket = parser.value()?.into(),
+            Long("netns") => launch.netns = Some(parser.value()?.string()?),
+            Long("image") => launch.image = Some(parser.value()?.string()?),
+            Short('e') | Long("env") => launch.env.push(entry(parser.value()?.string()?)?),
+            Long("dry-run") => launch.dry_run = true,
+            Long("json") => manner = Manner::Json,
+            Long("timeout") => patience = Some(seconds(&mut parser)?),
+            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            Value(command) => {
+                launch.command = text(command, "the command", None)?;
+                launch.args = arguments(parser.raw_args()?, None)?;
+                break;
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if launch.command.is_empty() {
+        let message = "a COMMAND is missing: what is to be started, as in `portcullis run dnsmasq`";
+        return Err(AskedError::Usage(message.to_owned()));
+    }
+    let default = if launch.dry_run {
+        ANSWER_PATIENCE
+    } else {
+        LAUNCH_PATIENCE
+    };
+    Ok(Asked::Question(Question {
+        socket,
+        body: Body::Launch(bounded(launch)?),
+        patience: patience.unwrap_or(default),
+        manner,
+    }))
+}
+
+fn ping(mut parser: lexopt::Parser, mut socket: PathBuf) -> Result<Asked, AskedError> {
+    let (mut manner, mut patience) = (Manner::Plain, ANSWER_PATIENCE);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("socket") => socket = parser.value()?.into(),
+            Long("json") => manner = Manner::Json,
+            Long("timeout") => patience = seconds(&mut parser)?,
+            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Asked::Question(Question {
+        socket,
+        body: Body::Ping,
+        patience,
+        manner,
+    }))
+}
+
+/// Whole seconds, 1 to a day.
+fn seconds(parser: &mut lexopt::Parser) -> Result<Duration, AskedError> {
+    let value = parser.value()?.string()?;
+    match value.parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(AskedError::Usage(format!(
+            "--timeout {value:?}: a whole number of seconds, 1 to 86400, is needed"
+        ))),
+    }
+}
+
+fn entry(text: String) -> Result<String, AskedError> {
+    if matches!(text.find('='), Some(1..)) {
+        Ok(text)
+    } else {
+        Err(AskedError::Usage(format!(
+            "--env {text:?}: NAME=value is needed; nothing is taken over from this environment"
+        )))
+    }
+}
+
+fn arguments(
+    args: impl Iterator<Item = OsString>,
+    applet: Option<&str>,
+) -> Result<Vec<String>, AskedError> {
+    args.enumerate()
+        .map(|(at, arg)| match arg.into_string() {
+            Ok(arg) => Ok(arg),
+            Err(arg) => text(arg, &format!("argument {}", at + 1), applet),
+        })
+        .collect()
+}
+
+fn text(text: OsString, what: &str, applet: Option<&str>) -> Result<String, AskedError> {
+    text.into_string().map_err(|text| AskedError::NotUtf8 {
+        what: what.to_owned(),
+        text,
+        applet: applet.map(str::to_owned),
+    })
+}
+
+fn bounded(launch: Launch) -> Result<Launch, AskedError> {
+    let lists = [
+        ("arguments", launch.args.len(), ARGUMENTS),
+        ("environment entries", launch.env.len(), ENVIRONMENT),
+    ];
+    for (what, count, limit) in lists {
+        if count > limit {
+            return Err(AskedError::TooMany {
+                what,
+                count,
+                limit,
+                command: launch.command,
+            });
+        }
+    }
+    Ok(launch)
+}
+
+#[cfg(test)]
+#[path = "asked_tests.rs"]
+mod tests;

@@ -1,0 +1,119 @@
+//! One connection to a broker, for one question.
+//!
+//! Every wait on it ends at a deadline. What comes back is decoded strictly; an answer to another question is passed over.
+
+use portcullis_wire::limits::DATAGRAM;
+use portcullis_wire::{DecodeError, Response, codec};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Why a connection brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    /// There is nobody to connect to.
+    #[error("{0}")]
+    Unreachable(Errno),
+    /// It ended before the answer: the broker was restarted, or has too many connections.
+    #[error("the connection ended without an answer")]
+    Lost,
+    /// The deadline has passed.
+    #[error("no answer in time")]
+    Late,
+    /// What came is no answer.
+    #[error("the answer cannot be read ({0})")]
+    Unreadable(DecodeError),
+    /// A system call failed that should not.
+    #[error("{call}: {errno}")]
+    System {
+        /// Which.
+        call: &'static str,
+        /// How.
+        errno: Errno,
+    },
+}
+
+/// Connects, asks, and gives the answer that has this `id`, or 0: what a broker answers to bytes it cannot read.
+pub(crate) fn ask(
+    path: &Path,
+    datagram: &[u8],
+    id: u64,
+    deadline: Instant,
+) -> Result<Response, ConnectionError> {
+    let socket = open(path, deadline)?;
+    match send(&socket, datagram, SendFlags::NOSIGNAL) {
+        Ok(_) => {}
+        // The answer may be there all the same: a full broker says `Busy` and closes.
+        Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(errno) => return Err(system("send", errno)),
+    }
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        let response = receive(&socket, &mut buffer, deadline)?;
+        if response.id == id || response.id == 0 {
+            return Ok(response);
+        }
+    }
+}
+
+fn open(path: &Path, deadline: Instant) -> Result<OwnedFd, ConnectionError> {
+    let address = SocketAddrUnix::new(path).map_err(ConnectionError::Unreachable)?;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(|errno| system("socket", errno))?;
+    // For connect(2) too, which waits where the listener's queue is full.
+    limit(&socket, Timeout::Send, deadline)?;
+    match connect(&socket, &address) {
+        Ok(()) => Ok(socket),
+        Err(errno @ (Errno::AGAIN | Errno::INTR)) => Err(system("connect", errno)),
+        Err(errno) => Err(ConnectionError::Unreachable(errno)),
+    }
+}
+
+fn receive(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<Response, ConnectionError> {
+    let length = loop {
+        limit(socket, Timeout::Recv, deadline)?;
+        match recv(socket, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(ConnectionError::Lost),
+            Ok((_, length)) => break length,
+            // Stopped and continued: with a timeout set, the kernel does not go on waiting by itself (signal(7)).
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(system("recv", errno)),
+        }
+    };
+    // More than fits is larger than any answer.
+    let datagram = buffer.get(..length);
+    let too_large = DecodeError::TooLarge {
+        what: "bytes in the answer",
+        limit: DATAGRAM,
+    };
+    datagram
+        .ok_or(too_large)
+        .and_then(codec::decode_owned)
+        .map_err(ConnectionError::Unreadable)
+}
+
+/// Limits the next waits to what is left; never to 0, which would mean for ever.
+fn limit(socket: &OwnedFd, which: Timeout, deadline: Instant) -> Result<(), ConnectionError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = left.max(Duration::from_millis(1));
+    set_socket_timeout(socket, which, Some(left)).map_err(|errno| system("setsockopt", errno))
+}
+
+fn system(call: &'static str, errno: Errno) -> ConnectionError {
+    match errno {
+        Errno::AGAIN | Errno::TIMEDOUT => ConnectionError::Late,
+        Errno::INTR => ConnectionError::Lost,
+        errno => ConnectionError::System { call, errno },
+    }
+}

@@ -1,0 +1,145 @@
+//! The other end of the protocol, as each test needs it: connection after connection it does what it was told to do.
+
+use portcullis_wire::{Reply, Request, Response, codec};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
+    listen, recv, send, socket_with,
+};
+use rustix::process::{Signal, kill_process};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+
+/// What is done with one connection.
+pub enum Act {
+    /// Read the request and answer it.
+    Answer(Reply),
+    /// Answer under another id first.
+    AnswerAfterAnothers(Reply),
+    /// Read the request, have the client stopped and continued while it waits, and answer.
+    AnswerAfterStop(Reply),
+    /// Send these bytes.
+    Bytes(Vec<u8>),
+    /// Read the request and close.
+    Close,
+    /// Answer without reading, and close: a broker that has no place.
+    TurnAway(Reply),
+    /// Read the request, and be gone, socket and all; then come back for the next act.
+    Restart,
+    /// Read the request and say nothing until the client goes.
+    Silence,
+}
+
+/// A listener that performs its acts, one connection each.
+pub struct Peer {
+    dir: TempDir,
+    thread: JoinHandle<Vec<Request>>,
+}
+
+impl Peer {
+    /// Listens, and performs.
+    pub fn new(acts: Vec<Act>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut listener = listening(&path);
+        let thread = std::thread::spawn(move || {
+            let mut requests = vec![];
+            for act in acts {
+                let client = accept(&listener).unwrap();
+                if let Act::TurnAway(reply) = act {
+                    answer(&client, 0, reply);
+                    continue;
+                }
+                let request = request(&client);
+                let id = request.id;
+                requests.push(request);
+                match act {
+                    Act::Answer(reply) => answer(&client, id, reply),
+                    Act::AnswerAfterAnothers(reply) => {
+                        answer(&client, id + 1, Reply::NotFound);
+                        answer(&client, id, reply);
+                    }
+                    Act::AnswerAfterStop(reply) => {
+                        stop_and_continue(&client);
+                        answer(&client, id, reply);
+                    }
+                    Act::Bytes(bytes) => {
+                        send(&client, &bytes, SendFlags::NOSIGNAL).unwrap();
+                    }
+                    Act::Restart => {
+                        drop(listener);
+                        std::fs::remove_file(&path).unwrap();
+                        drop(client);
+                        // Long enough to be found absent, and no test depends on how often.
+                        std::thread::sleep(std::time::Duration::from_millis(50));
+                        listener = listening(&path);
+                    }
+                    Act::Silence => {
+                        let _ = recv(&client, &mut [0; 8], RecvFlags::empty());
+                    }
+                    Act::Close | Act::TurnAway(_) => {}
+                }
+            }
+            requests
+        });
+        Self { dir, thread }
+    }
+
+    /// The client, led here.
+    pub fn client(&self, words: &[&str]) -> Output {
+        client(&self.dir.path().join("s"), words)
+    }
+
+    /// The requests that came.
+    pub fn requests(self) -> Vec<Request> {
+        self.thread.join().unwrap()
+    }
+}
+
+/// The client, led to that socket.
+pub fn client(socket: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.arg("--socket").arg(socket).args(words);
+    command.output().unwrap()
+}
+
+/// Does to the client what Ctrl-Z and `fg` do, once it waits.
+fn stop_and_continue(client: &OwnedFd) {
+    let pid = rustix::net::sockopt::socket_peercred(client).unwrap().pid;
+    let until = |wanted: &str| {
+        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        while !std::fs::read_to_string(&path).unwrap().contains(wanted) {
+            std::thread::yield_now();
+        }
+    };
+    until(") S ");
+    kill_process(pid, Signal::STOP).unwrap();
+    until(") T ");
+    kill_process(pid, Signal::CONT).unwrap();
+    until(") S ");
+}
+
+fn listening(path: &PathBuf) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    listen(&listener, 8).unwrap();
+    listener
+}
+
+fn request(client: &OwnedFd) -> Request {
+    let mut buffer = vec![0; 65_536];
+    let (length, _) = recv(client, &mut buffer[..], RecvFlags::empty()).unwrap();
+    codec::decode_request(&buffer[..length]).unwrap()
+}
+
+fn answer(client: &OwnedFd, id: u64, reply: Reply) {
+    let bytes = codec::encode(&Response { id, reply }).unwrap();
+    match send(client, &bytes, SendFlags::NOSIGNAL) {
+        Ok(_) | Err(Errno::PIPE) => {}
+        Err(errno) => panic!("{errno}"),
+    }
+}
