@@ -1,0 +1,114 @@
+//! How the pair is started: with an inherited listener as from systemd, or from a shell.
+
+use portcullis_tests::{Host, Process, holds, launch, launched};
+use portcullis_wire::Body;
+use std::os::unix::fs::PermissionsExt;
+
+const RULES: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+"#;
+
+#[test]
+fn a_request_that_was_sent_before_the_pair_started_is_answered() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let mut client = agent.client();
+    client
+        .send(Body::Launch(launch("sleep", &["1000"])))
+        .unwrap();
+    let _service = agent.start();
+    let _ = launched(client.reply().reply);
+}
+
+#[test]
+fn the_socket_stays_through_idle_exits_and_restarts() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES).option("--idle-exit", "100ms");
+    for _ in 0..3 {
+        let mut client = agent.client();
+        client.send(Body::Ping).unwrap();
+        let service = agent.start();
+        assert!(matches!(
+            client.reply().reply,
+            portcullis_wire::Reply::Pong(_)
+        ));
+        drop(client);
+        assert!(service.wait().success());
+    }
+}
+
+#[test]
+fn from_a_shell_it_binds_the_socket_itself_and_takes_the_place_of_a_dead_one() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start_listening();
+    let _ = launched(service.client().launch(launch("sleep", &["1000"])));
+    service.kill();
+    assert!(agent.socket().exists(), "left by the killed one");
+    let service = agent.start_listening();
+    assert!(launched(service.client().launch(launch("sleep", &["1000"]))).reused);
+}
+
+#[test]
+fn it_tells_the_service_manager_when_it_is_ready() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    service.wait_for_notification("READY=1");
+    assert!(service.client().is_served());
+    service.launcher().signal(rustix::process::Signal::HUP);
+    service.wait_for_notification("RELOADING=1");
+    service.wait_for_notification("READY=1");
+}
+
+#[test]
+fn there_is_one_launcher_for_an_agent() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let mut first = agent.start();
+    assert!(first.operator().is_served());
+    let second = agent.start();
+    assert!(!second.wait().success());
+    assert!(first.is_running() && first.client().is_served());
+}
+
+#[test]
+fn the_launchers_directories_are_for_root_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("sleep", &["1000"])));
+    assert!(service.operator().is_served());
+    for directory in [agent.private(), agent.state()] {
+        let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+    }
+    // The agent's own directory has the socket in it and nothing else.
+    let entries = std::fs::read_dir(agent.socket().parent().unwrap()).unwrap();
+    let names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["broker.sock"]);
+}
+
+#[test]
+fn a_broker_that_dies_is_started_again_and_side_containers_live_on() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let answer = launched(service.client().launch(launch("sleep", &["1000"])));
+    for _ in 0..3 {
+        let broker = service.broker();
+        broker.signal(rustix::process::Signal::KILL);
+        holds("it is gone", || !broker.is_alive());
+        assert!(service.client().is_served());
+    }
+    assert!(Process::find(answer.pid).is_some());
+    assert!(launched(service.client().launch(launch("sleep", &["1000"]))).reused);
+}

@@ -1,0 +1,161 @@
+//! A podman that hangs, lies or fails.
+
+use portcullis_tests::{Host, Process, Service, failed, holds, launch, launched, until};
+use portcullis_wire::{Body, Reason, Reply, State};
+
+const RULES: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+"#;
+
+fn state(service: &Service, name: &str) -> Option<State> {
+    let body = Body::List {
+        all: true,
+        after: None,
+    };
+    let Reply::Containers { items, .. } = service.operator().call(body) else {
+        panic!("no list")
+    };
+    items
+        .into_iter()
+        .find(|item| item.name == name)
+        .map(|item| item.state)
+}
+
+/// The podman that hangs for that container.
+fn hanging(service: &Service, name: &str) -> Process {
+    let word = format!("--name={name}");
+    until("podman is called", || {
+        let children = service.launcher().children();
+        children
+            .into_iter()
+            .find(|child| child.arguments().contains(&word))
+    })
+}
+
+#[test]
+fn a_podman_that_hangs_is_a_timeout_and_is_not_killed_and_its_container_is_found_later() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES).engine("deadline = \"3s\"");
+    let service = agent.start();
+    host.engine().hang("run", "--name=sleep-1000");
+    let mut client = service.client();
+    let failure = failed(client.launch(launch("sleep", &["1000"])));
+    assert_eq!(failure.reason, Reason::Timeout);
+    let podman = hanging(&service, "sleep-1000");
+    assert_eq!(state(&service, "sleep-1000"), Some(State::Unknown));
+    // A repeat is not run beside it, and gets an answer.
+    match client.launch(launch("sleep", &["1000"])) {
+        Reply::Busy { .. } => {}
+        reply => assert_eq!(failed(reply).reason, Reason::Timeout),
+    }
+    // Others are served meanwhile.
+    let _ = launched(client.launch(launch("sleep", &["2000"])));
+    assert!(podman.is_alive(), "never killed on a deadline");
+    host.engine().release("run");
+    holds("the truth is found out", || {
+        state(&service, "sleep-1000") == Some(State::Running)
+    });
+    let answer = launched(client.launch_patiently(&launch("sleep", &["1000"])));
+    assert!(answer.reused);
+    assert_eq!(host.engine().container("sleep-1000").id, answer.container);
+    assert_eq!(host.engine().calls().runs_of("sleep-1000").len(), 1);
+}
+
+#[test]
+fn podmans_that_hang_hold_no_worker_for_ever_and_end_in_a_clear_error() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let agent = agent.engine("deadline = \"4s\"").engine("workers = 1");
+    let service = agent.start();
+    let mut client = service.client();
+    let _ = launched(client.launch(launch("sleep", &["5000"])));
+    host.engine().hang("run", "--name=sleep-1");
+    // A slot is replaced after the deadline, eight times at most.
+    let mut reasons = vec![];
+    for seconds in 1000..1012 {
+        let request = launch("sleep", &[&seconds.to_string()]);
+        match client.launch(request) {
+            Reply::Busy { .. } => reasons.push(None),
+            reply => reasons.push(Some(failed(reply).reason)),
+        }
+        if reasons.len() == 3 {
+            let _ = launched(client.launch(launch("sleep", &["2000"])));
+        }
+    }
+    assert_eq!(reasons[0], Some(Reason::Timeout), "{reasons:?}");
+    assert!(reasons.contains(&Some(Reason::Engine)), "{reasons:?}");
+    assert!(host.engine().calls().runs().len() <= 12);
+    host.engine().release("run");
+    holds("it serves again", || {
+        matches!(
+            client.launch(launch("sleep", &["3000"])),
+            Reply::Launched { .. }
+        )
+    });
+    holds("all that was begun runs", || {
+        let runs = host.engine().calls().runs().len();
+        let containers = host.engine().containers();
+        containers.len() == runs && containers.iter().all(|c| c.state == "running")
+    });
+}
+
+#[test]
+fn rc_0_without_a_container_is_not_launched() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    host.engine().lie("run");
+    let failure = failed(service.client().launch(launch("sleep", &["1000"])));
+    assert_eq!(failure.reason, Reason::Engine);
+    assert!(host.engine().containers().is_empty());
+}
+
+#[test]
+fn a_podman_that_is_killed_is_an_error_and_leaves_nothing() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    host.engine().hang("run", "");
+    let mut client = service.client();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+        client
+            .send(Body::Launch(launch("sleep", &["1000"])))
+            .unwrap();
+        hanging(&service, "sleep-1000").signal(signal);
+        assert_eq!(failed(client.reply().reply).reason, Reason::Engine);
+    }
+    host.engine().release("run");
+    let answer = launched(client.launch_patiently(&launch("sleep", &["1000"])));
+    assert!(!answer.reused);
+    holds("it alone is there", || {
+        host.engine().containers().len() == 1
+    });
+}
+
+#[test]
+fn a_podman_that_is_not_there_is_a_clear_error() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    let _ = launched(service.client().launch(launch("sleep", &["1000"])));
+    let script = host.engine().script();
+    std::fs::rename(&script, script.with_extension("away")).unwrap();
+    let failure = failed(service.client().launch(launch("sleep", &["2000"])));
+    assert_eq!(failure.reason, Reason::Engine);
+    std::fs::rename(script.with_extension("away"), &script).unwrap();
+    let _ = launched(
+        service
+            .client()
+            .launch_patiently(&launch("sleep", &["2000"])),
+    );
+}

@@ -1,0 +1,102 @@
+//! The policy's limits, as the launcher counts them.
+
+use portcullis_tests::{Host, Process, denied, holds, launch, launched};
+use portcullis_wire::{Body, Reason, Reply};
+use rustix::process::Signal;
+
+const RULE: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+"#;
+
+#[test]
+fn an_agent_with_as_many_side_containers_as_allowed_gets_no_more_until_one_ends() {
+    let host = Host::new();
+    let agent = host.agent("blue", &format!("\n[limits]\nrunning = 2\n{RULE}"));
+    let service = agent.start();
+    let mut client = service.client();
+    let first = launched(client.launch(launch("sleep", &["1001"])));
+    let _ = launched(client.launch(launch("sleep", &["1002"])));
+    assert_eq!(
+        denied(client.launch(launch("sleep", &["1003"]))),
+        Reason::LimitRunning
+    );
+    // A repeat needs no room.
+    assert!(launched(client.launch(launch("sleep", &["1002"]))).reused);
+    assert_eq!(host.engine().containers().len(), 2);
+    // The count is true after a restart too.
+    service.kill();
+    let service = agent.start();
+    let mut client = service.client();
+    assert_eq!(
+        denied(client.launch(launch("sleep", &["1003"]))),
+        Reason::LimitRunning
+    );
+    Process::find(first.pid).unwrap().signal(Signal::KILL);
+    holds("there is room", || {
+        match client.launch(launch("sleep", &["1003"])) {
+            Reply::Launched { .. } => true,
+            other => denied(other) != Reason::LimitRunning,
+        }
+    });
+    holds("two are there", || host.engine().containers().len() == 2);
+}
+
+#[test]
+fn an_agent_that_launches_more_often_than_allowed_is_refused() {
+    let host = Host::new();
+    let agent = host.agent(
+        "blue",
+        &format!("\n[limits]\nlaunches = \"3/hour\"\n{RULE}"),
+    );
+    let service = agent.start();
+    let mut client = service.client();
+    let mut refused = 0;
+    for seconds in 1000..1010 {
+        match client.launch(launch("sleep", &[&seconds.to_string()])) {
+            Reply::Launched { .. } => {}
+            other => {
+                assert_eq!(denied(other), Reason::LimitRate);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 7);
+    assert_eq!(host.engine().containers().len(), 3);
+    assert!(client.is_served(), "a ping is no launch");
+}
+
+#[test]
+fn an_agent_with_as_many_requests_under_way_as_allowed_is_refused() {
+    let host = Host::new();
+    let agent = host.agent("blue", &format!("\n[limits]\nin_flight = 2\n{RULE}"));
+    let service = agent.start();
+    host.engine().hang("run", "");
+    let mut clients = [service.client(), service.client()];
+    for (client, seconds) in clients.iter_mut().zip(["1001", "1002"]) {
+        client
+            .send(Body::Launch(launch("sleep", &[seconds])))
+            .unwrap();
+        holds("podman is called", || {
+            !host
+                .engine()
+                .calls()
+                .runs_of(&format!("sleep-{seconds}"))
+                .is_empty()
+        });
+    }
+    let reply = service.client().launch(launch("sleep", &["1003"]));
+    assert_eq!(denied(reply), Reason::LimitInFlight);
+    host.engine().release("run");
+    for client in &clients {
+        let _ = launched(client.reply().reply);
+    }
+    let _ = launched(service.client().launch(launch("sleep", &["1003"])));
+}

@@ -1,0 +1,18 @@
+//! Launches: many at once, ends and crashes at every point, and that every answer is true.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod activation;
+mod answers;
+mod conflict;
+mod crash;
+mod crowd;
+mod engine;
+mod lifetime;
+mod limits;
+mod readiness;

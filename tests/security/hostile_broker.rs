@@ -1,0 +1,183 @@
+//! A broker that has been taken over. It can ask for what the policy allows, and for nothing else
+//! (`hostile_broker/main.rs` is that broker).
+
+use portcullis_tests::{
+    Agent, Client, DESCRIPTORS, FORGERIES, Host, NOISE, Service, holds, launch,
+};
+use portcullis_wire::{Body, Reply};
+use std::fs;
+use std::path::PathBuf;
+
+const RULES: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+"#;
+
+/// A copy of it whose name says the attack.
+fn broker(host: &Host, attack: &str) -> PathBuf {
+    let dir = host.path().join("hostile");
+    fs::create_dir_all(&dir).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(host.path(), open).unwrap(); // it starts itself again as the broker's user
+    let path = dir.join(format!("hostile-broker.{attack}"));
+    fs::copy(env!("CARGO_BIN_EXE_hostile-broker"), &path).unwrap();
+    path
+}
+
+/// Lets it attack in that many ways, one launcher for each; each time nothing outside the policy is run, and the
+/// launcher lives.
+fn survives(attack: &str, ways: usize) {
+    let host = Host::new();
+    let path = broker(&host, attack);
+    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    for number in 0..ways {
+        fs::write(path.with_file_name("number"), number.to_string()).unwrap();
+        let mut service = agent.start();
+        let mut client = agent.client();
+        let id = client
+            .send(Body::Launch(launch("sleep", &["100"])))
+            .unwrap();
+        let launched = conclusion(&client, id);
+        println!(
+            "{attack} {number}: {}",
+            if launched { "not heeded" } else { "cut off" }
+        );
+        alive(&mut service);
+        nothing_but_the_allowed(&agent);
+        service.kill();
+    }
+}
+
+/// Waits for the allowed request's answer, or the connection's end: a launcher may cut off a broker that talks nonsense.
+/// What is answered before is the launcher's word about the forgeries.
+fn conclusion(client: &Client, id: u64) -> bool {
+    loop {
+        match client.receive().unwrap() {
+            None => return false,
+            Some(response) => match response.reply {
+                Reply::Launched { name, .. } => {
+                    assert_eq!((response.id, name.as_str()), (id, "sleep-100"));
+                    return true;
+                }
+                Reply::Denied { .. } | Reply::Failed(_) | Reply::Busy { .. } => {}
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
+#[track_caller]
+fn alive(service: &mut Service) {
+    assert!(service.is_running());
+    assert!(service.operator().is_served(), "the operator is answered");
+}
+
+#[track_caller]
+fn nothing_but_the_allowed(agent: &Agent) {
+    let engine = agent.host().engine();
+    let calls = engine.calls();
+    assert!(calls.runs().len() <= 1, "{calls:?}");
+    for run in calls.runs() {
+        assert_eq!(run.values("--name"), ["sleep-100"]);
+        assert_eq!(run.operands().last().map(String::as_str), Some("100"));
+    }
+    for call in calls.all() {
+        for word in &call.arguments {
+            assert!(
+                !word.contains("66601") && !word.contains("--privileged"),
+                "{call:?}"
+            );
+        }
+    }
+    assert!(engine.containers().iter().all(|c| c.name == "sleep-100"));
+    for record in agent.audit().lines() {
+        assert!(record.is_object(), "one line, one record: {record}");
+        assert_ne!(record["rule"], "forged");
+    }
+}
+
+#[test]
+fn a_broker_that_sends_what_is_no_order_gets_nothing_and_the_launcher_lives() {
+    survives("noise", NOISE);
+}
+
+#[test]
+fn a_broker_that_sends_wrong_descriptors_gets_nothing_and_the_launcher_lives() {
+    survives("descriptors", DESCRIPTORS);
+}
+
+#[test]
+fn invariant_3_a_broker_that_forges_requests_gets_nothing_that_the_policy_does_not_allow() {
+    survives("forgery", FORGERIES);
+}
+
+#[test]
+fn a_broker_that_sends_a_request_again_and_again_gets_one_container() {
+    survives("replay", 1);
+}
+
+#[test]
+fn a_broker_that_floods_the_link_with_reports_gets_nothing_and_the_launcher_lives() {
+    survives("flood", 1);
+}
+
+/// Each would be a word to the service manager, whose socket fills up: nobody reads it here.
+#[test]
+fn a_broker_that_says_ready_again_and_again_does_not_stop_the_launcher() {
+    survives("ready", 1);
+}
+
+#[test]
+fn descriptors_from_a_hostile_broker_do_not_pile_up_in_the_launcher() {
+    let host = Host::new();
+    let path = broker(&host, "descriptors");
+    fs::write(path.with_file_name("number"), "2").unwrap(); // sixteen at once
+    let agent = host.agent("blue", RULES).broker_binary(path);
+    let service = agent.start();
+    assert!(service.operator().is_served());
+    let before = service.launcher().descriptors().len();
+    for _ in 0..4 {
+        let mut client = agent.client();
+        let id = client
+            .send(Body::Launch(launch("sleep", &["100"])))
+            .unwrap();
+        conclusion(&client, id);
+    }
+    holds("the count is what it was, and one pidfd", || {
+        service.launcher().descriptors().len() <= before + 2
+    });
+}
+
+#[test]
+fn a_broker_that_dies_at_once_is_started_again_with_pauses_that_grow() {
+    let host = Host::new();
+    let path = broker(&host, "crash");
+    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let mut service = agent.start();
+    let starts = || {
+        let text = fs::read_to_string(path.with_file_name("starts")).unwrap_or_default();
+        text.lines().count()
+    };
+    let begin = std::time::Instant::now();
+    holds("it is started again", || starts() >= 4);
+    assert!(begin.elapsed().as_millis() > 300, "not as fast as it dies");
+    alive(&mut service);
+    assert!(host.engine().calls().runs().is_empty());
+}
+
+#[test]
+fn a_broker_that_never_says_ready_does_not_stop_the_launcher() {
+    let host = Host::new();
+    let path = broker(&host, "silent");
+    let agent = host.agent("blue", RULES).broker_binary(path);
+    let mut service = agent.start();
+    alive(&mut service);
+    assert!(service.stop().success(), "it ends when it is told to");
+}

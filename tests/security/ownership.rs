@@ -1,0 +1,246 @@
+//! Whose container it is: only what carries our label and is in our records is ours.
+
+use portcullis_tests::{Agent, Host, IMAGE, denied, failed, holds, launch, launched};
+use portcullis_wire::{Reason, Reply};
+
+const RULES: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+on_conflict = "replace"
+
+[[launch]]
+rule = "missing"
+command = "missing"
+image = "localhost/not-there:1"
+program = ["/bin/sleep", "1000"]
+[launch.container]
+name = "missing"
+user = "0:0"
+
+[[launch]]
+rule = "labelled"
+command = "labelled"
+image = "localhost/labelled:1"
+program = ["/bin/sleep", "1000"]
+[launch.container]
+name = "labelled"
+user = "0:0"
+"#;
+
+/// The reason of a refusal, whether the policy or the launch could not do it.
+#[track_caller]
+fn reason(reply: Reply) -> Reason {
+    match reply {
+        Reply::Failed(failure) => failure.reason,
+        other => denied(other),
+    }
+}
+
+/// Somebody else's container of that name is there: the launch is refused and the container is as it was.
+#[track_caller]
+fn left_alone(agent: &Agent, options: &[&str], image: &str, command: &[&str]) {
+    let engine = agent.host().engine();
+    let fixed = [
+        "run",
+        "--detach",
+        "--name=sleep-100",
+        "--network=none",
+        "--pull=never",
+    ];
+    let arguments = [&fixed[..], options, &[image], command].concat();
+    engine.must(&arguments);
+    if command == ["/bin/true"] {
+        holds("it has ended", || {
+            engine.container("sleep-100").state == "exited"
+        });
+    }
+    let before = engine.container("sleep-100");
+    let service = agent.start();
+    for _ in 0..2 {
+        // Patiently: what an earlier life knew of the name may have to be looked at first.
+        let reply = service
+            .client()
+            .launch_patiently(&launch("sleep", &["100"]));
+        assert_eq!(reason(reply), Reason::Name);
+    }
+    let after = engine.container("sleep-100");
+    assert_eq!(
+        (&before.id, &before.state, before.pid),
+        (&after.id, &after.state, after.pid)
+    );
+    // Others are served.
+    let _ = launched(service.client().launch(launch("sleep", &["200"])));
+    assert!(service.stop().success());
+    let still = engine.container("sleep-100");
+    assert_eq!((before.id, before.pid), (still.id, still.pid));
+}
+
+#[test]
+fn invariant_9_somebody_elses_container_that_holds_the_name_is_left_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    left_alone(&agent, &[], IMAGE, &["/bin/sleep", "1000"]);
+}
+
+#[test]
+fn invariant_9_an_ended_container_of_somebody_else_is_left_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    left_alone(&agent, &[], IMAGE, &["/bin/true"]);
+}
+
+#[test]
+fn invariant_9_a_container_with_our_labels_that_is_not_in_our_records_is_left_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let labels = [
+        "--label=io.portcullis.agent=blue",
+        "--label=io.portcullis.rule=sleep",
+        "--label=io.portcullis.launch=00000000000000000000000000000000",
+    ];
+    left_alone(&agent, &labels, IMAGE, &["/bin/sleep", "1000"]);
+}
+
+#[test]
+fn invariant_9_a_container_whose_image_claims_to_be_ours_is_left_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    host.engine().import_with(
+        &host.image_file(),
+        "localhost/claims:1",
+        &[
+            "LABEL io.portcullis.agent=blue",
+            "LABEL io.portcullis.rule=sleep",
+        ],
+    );
+    left_alone(&agent, &[], "localhost/claims:1", &["/bin/sleep", "1000"]);
+}
+
+#[test]
+fn invariant_9_a_container_that_took_a_name_of_ours_while_the_launcher_was_away_is_left_alone() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let ours = launched(service.client().launch(launch("sleep", &["100"])));
+    service.kill();
+    host.engine()
+        .must(&["rm", "--force", "--time=0", &ours.container]);
+    let labels = [
+        "--label=io.portcullis.agent=blue",
+        "--label=io.portcullis.rule=sleep",
+    ];
+    left_alone(&agent, &labels, IMAGE, &["/bin/sleep", "1000"]);
+}
+
+#[test]
+fn an_images_labels_do_not_override_ours() {
+    let host = Host::new();
+    host.engine().import_with(
+        &host.image_file(),
+        "localhost/labelled:1",
+        &[
+            "LABEL io.portcullis.agent=other",
+            "LABEL io.portcullis.rule=other",
+        ],
+    );
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("labelled", &[])));
+    let container = host.engine().container("labelled");
+    assert_eq!(container.labels["io.portcullis.agent"], "blue");
+    assert_eq!(container.labels["io.portcullis.rule"], "labelled");
+}
+
+#[test]
+fn an_images_entrypoint_does_not_run_before_the_rules_program() {
+    let host = Host::new();
+    host.engine().import_with(
+        &host.image_file(),
+        "localhost/labelled:1",
+        &["ENTRYPOINT [\"/bin/false\"]"],
+    );
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let answer = launched(service.client().launch(launch("labelled", &[])));
+    let process = portcullis_tests::Process::find(answer.pid).unwrap();
+    assert_eq!(process.arguments(), ["/bin/sleep", "1000"]);
+}
+
+#[test]
+fn another_agents_container_is_left_alone() {
+    let host = Host::new();
+    let (blue, green) = (host.agent("blue", RULES), host.agent("green", RULES));
+    let (first, second) = (blue.start(), green.start());
+    let answer = launched(first.client().launch(launch("sleep", &["100"])));
+    assert_eq!(
+        reason(second.client().launch(launch("sleep", &["100"]))),
+        Reason::Name
+    );
+    let container = host.engine().container("sleep-100");
+    assert_eq!(
+        (container.id, container.pid),
+        (answer.container, answer.pid)
+    );
+}
+
+#[test]
+fn a_missing_image_is_a_clear_error_and_nothing_is_pulled() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let reply = service.client().launch(launch("missing", &[]));
+    assert_eq!(reason(reply), Reason::Image);
+    for call in host.engine().calls().all() {
+        assert_ne!(call.subcommand(), "pull");
+    }
+    let _ = launched(service.client().launch(launch("sleep", &["100"])));
+}
+
+#[test]
+fn the_audit_record_names_the_image_that_ran() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let answer = launched(service.client().launch(launch("sleep", &["100"])));
+    let ran = host
+        .engine()
+        .must(&["inspect", "--format={{.Image}}", &answer.container]);
+    assert_eq!(ran.trim(), host.engine().image_id());
+    holds("the record", || {
+        let audit = service.audit();
+        audit.with("name", "sleep-100").iter().any(|record| {
+            record.to_string().contains(ran.trim())
+                && record.to_string().contains(&answer.container)
+        })
+    });
+}
+
+#[test]
+fn podmans_own_words_are_not_for_the_client() {
+    let host = Host::new();
+    let rules = RULES.replace("/bin/sleep\"]\nargs", "/no/such/program\"]\nargs");
+    let agent = host.agent("blue", &rules);
+    let service = agent.start();
+    let failure = failed(service.client().launch(launch("sleep", &["100"])));
+    assert_eq!(failure.reason, Reason::Engine);
+    let said = format!("{} {}", failure.message, failure.output);
+    for word in [
+        "runc",
+        "crun",
+        "OCI",
+        "stat ",
+        host.path().to_str().unwrap(),
+    ] {
+        assert!(!said.contains(word), "{said}");
+    }
+    holds("nothing is left of it", || {
+        host.engine().containers().is_empty()
+    });
+}

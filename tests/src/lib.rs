@@ -1,0 +1,42 @@
+//! The harness of the tests of the built binaries: a host of its own for every test, with real podman, real network
+//! namespaces, a launcher and a client that speaks the protocol.
+//!
+//! Runs as root. Everything a test makes lies under one temporary directory or carries a name of its own, and is
+//! removed when the test ends, whether it passes or not. Nothing here waits for a fixed time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod agent;
+mod allocations;
+mod audit;
+mod calls;
+mod client;
+mod deadline;
+mod engine;
+mod host;
+mod netns;
+mod process;
+mod service;
+
+pub use agent::{Agent, binary};
+pub use allocations::{Counting, live, peak};
+pub use audit::Audit;
+pub use calls::{Call, Calls};
+pub use client::{Client, Launched, denied, failed, launch, launched};
+pub use deadline::{LONG, holds, until};
+pub use engine::{Container, Engine, IMAGE};
+pub use host::Host;
+pub use netns::{Netns, uuid};
+pub use process::Process;
+pub use service::{LEAK, Service};
+
+/// How many attacks of each kind the hostile broker knows: datagrams that no client sent,
+pub const FORGERIES: usize = 24;
+/// wrong descriptors,
+pub const DESCRIPTORS: usize = 15;
+/// and bytes that are no orders.
+pub const NOISE: usize = 10;
