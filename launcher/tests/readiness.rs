@@ -10,7 +10,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
 use tempfile::TempDir;
+
+/// The tests' busybox image; a host need not have a static one of its own.
+static BUSYBOX: LazyLock<String> = LazyLock::new(|| {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../images/make.sh");
+    let made = Command::new(script).arg("busybox").output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    String::from_utf8(made.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+});
 
 struct Container {
     root: TempDir,
@@ -26,7 +38,13 @@ impl Container {
         for name in ["proc", "run", "bin", "dev"] {
             fs::create_dir(root.path().join(name)).unwrap();
         }
-        fs::copy("/bin/busybox", root.path().join("bin/busybox")).unwrap();
+        let tar = Command::new("tar")
+            .args(["--extract", "--strip-components=3", "--file", &*BUSYBOX])
+            .arg("--directory")
+            .arg(root.path().join("bin"))
+            .arg("./usr/bin/busybox")
+            .status();
+        assert!(tar.unwrap().success(), "no busybox in {}", *BUSYBOX);
         // The shell reads from it what it starts in the background.
         fs::write(root.path().join("dev/null"), "").unwrap();
         let mut command = Command::new("unshare");
