@@ -4,6 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 /// One process, known by number and start time: a recycled number is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,17 @@ impl Process {
     pub fn find(pid: i32) -> Option<Self> {
         let (state, started) = stat(pid)?;
         (state != 'Z').then_some(Self { pid, started })
+    }
+
+    /// A child that was not waited for yet, so that the number is its own even if it has ended.
+    ///
+    /// # Panics
+    /// When it was waited for.
+    #[must_use]
+    pub fn of(child: &Child) -> Self {
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let (_, started) = stat(pid).expect("a child that was not waited for");
+        Self { pid, started }
     }
 
     /// Whether any process has that path in its command line.
