@@ -16,6 +16,7 @@ mod host_config;
 mod image;
 mod launch;
 mod listener;
+mod notify;
 mod operator;
 mod options;
 
@@ -28,6 +29,7 @@ mod records;
 mod requests;
 mod service;
 pub mod staging;
+mod status;
 mod supervise;
 mod table;
 mod workers;

@@ -87,6 +87,7 @@ impl Service {
     /// The launch is over, and well: everyone who waits is told.
     pub(crate) fn launched(&mut self, name: String, mut entry: Entry, live: Live, reused: bool) {
         let ready = now();
+        self.status.outdated = true;
         let waiting = mem::take(&mut entry.waiting);
         // Who joined asked for the namespace that has the name now, which may be another one than at the beginning.
         let in_place = waiting.len() < 2
@@ -188,6 +189,9 @@ impl Service {
     ) {
         self.audit_failed(&pending, "failed", reason, message, detail);
         self.counts.failed += 1;
+        let name = pending.plan.as_ref().map_or("", |(_, name)| name);
+        self.status.last_failure = Some(format!("{reason} {name}"));
+        self.status.outdated = true;
         let (exit, output) = exited.map_or((None, String::new()), |(exit, out)| (Some(exit), out));
         let failure = Failure {
             reason,

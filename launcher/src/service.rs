@@ -6,9 +6,11 @@ use crate::broker::ORDER;
 use crate::bucket::Bucket;
 use crate::host_config::HostConfig;
 use crate::launch::Host;
+use crate::notify::Manager;
 use crate::operator::Operator;
 use crate::options::Options;
 use crate::pidfd::Pidfd;
+use crate::status::Status;
 use crate::supervise::{Child, PAUSE};
 use crate::table::{Pending, Table};
 use crate::workers::{Task, Workers};
@@ -18,7 +20,6 @@ use portcullis_policy::Policy;
 use portcullis_wire::PolicyBundle;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use sd_notify::NotifyState;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -74,6 +75,8 @@ pub(crate) struct Service {
     pub(crate) idle_since: Instant,
     pub(crate) stopping: Option<Instant>,
     pub(crate) reloading: bool,
+    pub(crate) manager: Manager,
+    pub(crate) status: Status,
 }
 
 impl Service {
@@ -123,11 +126,14 @@ impl Service {
             idle_since: Instant::now(),
             stopping: None,
             reloading: false,
+            manager: Manager::from_environment()?,
+            status: Status::default(),
         };
         service.add(key::SIGNALS, service.signals.as_fd())?;
         service.add(key::WORKERS, service.workers.wake())?;
         service.add(key::OPERATOR, service.operator.listener())?;
         if let Err(problem) = service.load_policy() {
+            service.status.policy_is_broken = true;
             tracing::error!(
                 agent = service.options.agent.as_str(),
                 "no usable policy, so everything is answered with policy-unavailable until it is mended and this \
@@ -158,6 +164,7 @@ impl Service {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+            self.status.outdated |= !events.is_empty();
             for event in &events {
                 self.on_event(event.data.u64(), &mut buffer)?;
             }
@@ -216,6 +223,8 @@ impl Service {
             dues.push(self.idle_exit().map(|idle| self.idle_since + idle));
         }
         dues.push(self.stopping);
+        dues.push(self.manager.due(now));
+        dues.push(self.tell_status(now));
         dues.into_iter().flatten().min()
     }
 
@@ -285,7 +294,7 @@ impl Service {
 
     fn stop(&mut self) {
         if self.stopping.is_none() {
-            notify(&[NotifyState::Stopping]);
+            self.manager.tell("STOPPING=1".to_owned());
             self.stopping = Some(Instant::now() + GRACE);
             self.start_at = None;
             for child in &mut self.children {
@@ -298,22 +307,6 @@ impl Service {
     pub(crate) fn recover(&mut self) {
         self.workers
             .give(Task::Recover(self.options.agent.as_str().to_owned()));
-    }
-
-    pub(crate) fn notify_ready(&self, problem: Option<&str>) {
-        let generation = self
-            .policy
-            .as_ref()
-            .map_or("none", |policy| policy.generation());
-        let problem = problem.map_or_else(String::new, |p| format!("; {p}"));
-        let status = format!(
-            "policy {generation}, {} side containers, {} launched, {} denied, {} failed{problem}",
-            self.table.entries.len(),
-            self.counts.allowed,
-            self.counts.denied,
-            self.counts.failed,
-        );
-        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     pub(crate) fn add(&self, key: u64, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -339,12 +332,6 @@ impl Service {
     pub(crate) fn unwatch(&mut self, pidfd: &Pidfd, key: u64) {
         self.table.keys.remove(&key);
         let _ = epoll::delete(&self.epoll, pidfd);
-    }
-}
-
-pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd could not be notified");
     }
 }
 

@@ -5,10 +5,9 @@
 use crate::audit::cut;
 use crate::broker::{self, Broker, Confinement, Heard};
 use crate::policy_file;
-use crate::service::{Service, key, notify};
+use crate::service::{Service, key};
 use portcullis_policy::Policy;
 use portcullis_wire::Order;
-use sd_notify::NotifyState;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -41,9 +40,9 @@ impl Service {
     /// SIGHUP: a new policy, a new broker with it, and the old one drains. A bad policy keeps the old.
     pub(crate) fn reload(&mut self) {
         let agent = self.options.agent.as_str().to_owned();
-        let time = Duration::from_micros(crate::audit::now());
-        let usec = i128::try_from(time.as_micros()).unwrap_or(0);
-        notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)]);
+        let time = crate::audit::now();
+        self.manager
+            .tell(format!("RELOADING=1\nMONOTONIC_USEC={time}"));
         if let Err(problem) = self.load_policy() {
             let kept = self.policy.as_ref().map_or("none", |_| "the previous one");
             tracing::error!(
@@ -51,7 +50,11 @@ impl Service {
                 kept,
                 "the policy was not reloaded; in force is {kept}: {problem}"
             );
-            self.notify_ready(Some("the policy on disk is broken; see the log"));
+            self.status.policy_is_broken = true;
+            // A reload before this one may still be waiting for its broker, and tells when that serves.
+            if !self.reloading {
+                self.notify_ready();
+            }
             return;
         }
         let generation = self
@@ -59,7 +62,10 @@ impl Service {
             .as_ref()
             .map_or("", |policy| policy.generation());
         tracing::info!(agent, generation, "the policy was reloaded");
+        self.status.policy_is_broken = false;
         self.reloading = true;
+        // What is started below has the new policy; one that waits to be started would only be a second one.
+        self.start_at = None;
         self.start_broker();
     }
 
@@ -102,6 +108,12 @@ impl Service {
                     agent = self.options.agent.as_str(),
                     "the broker cannot be started: {error}"
                 );
+                self.status.broker_problem =
+                    Some("the broker cannot be started, see the log".to_owned());
+                if self.reloading {
+                    self.reloading = false;
+                    self.notify_ready();
+                }
                 self.start_later();
             }
         }
@@ -173,7 +185,7 @@ impl Service {
             Order::Ready {
                 layers,
                 landlock_abi,
-            } => self.broker_ready(at, layers, landlock_abi),
+            } => return self.broker_ready(at, layers, landlock_abi),
             Order::Connections(number) => {
                 if let Some(child) = self.children.get_mut(at) {
                     child.broker.connections = number;
@@ -194,23 +206,55 @@ impl Service {
         Ok(())
     }
 
-    fn broker_ready(&mut self, at: usize, layers: Vec<String>, landlock_abi: u8) {
+    /// A broker serves: those from before it are not needed any more. One that was started later is no business of its.
+    fn broker_ready(
+        &mut self,
+        at: usize,
+        layers: Vec<String>,
+        landlock_abi: u8,
+    ) -> Result<(), String> {
         let agent = self.options.agent.as_str();
         let names = layers.join(" ");
+        let Some(child) = self.children.get_mut(at) else {
+            return Ok(());
+        };
+        // Each is a line in the log and a word to the service manager: not to be had as often as a broker likes.
+        if child.broker.ready.is_some() {
+            return Err("said twice that it serves".to_owned());
+        }
         tracing::info!(agent, layers = names, landlock_abi, "the broker serves");
-        for (other, child) in self.children.iter_mut().enumerate() {
-            if other == at {
-                child.broker.ready = Some(Confinement {
-                    layers: layers.clone(),
-                    landlock_abi,
-                });
-            } else {
-                child.drain();
+        child.broker.ready = Some(Confinement {
+            layers,
+            landlock_abi,
+        });
+        let (key, draining) = (child.key, child.draining);
+        if !draining {
+            for older in self.children.iter_mut().filter(|c| c.key < key) {
+                if older.broker.ready.is_some() {
+                    older.drain();
+                } else {
+                    // It has nobody to serve to the end, and may never get so far as to hear that it should drain.
+                    older.broker.kill();
+                }
+            }
+            self.status.broker_problem = None;
+            if !self.reloading {
+                self.notify_ready();
             }
         }
-        if !self.reloading || self.children.len() == 1 {
+        self.reload_is_over();
+        Ok(())
+    }
+
+    /// A reload is done when the newest broker serves, alone.
+    fn reload_is_over(&mut self) {
+        if let [child] = self.children.as_slice()
+            && self.reloading
+            && child.broker.ready.is_some()
+            && !child.draining
+        {
             self.reloading = false;
-            self.notify_ready(None);
+            self.notify_ready();
         }
     }
 
@@ -218,18 +262,11 @@ impl Service {
         let mut child = self.children.swap_remove(at);
         let status = child.broker.ended();
         child.pass_words_on(self.options.agent.as_str());
-        let serving = self.children.iter().any(|c| !c.draining);
-        if child.draining {
-            if self.reloading && self.children.len() == 1 {
-                self.reloading = false;
-                self.notify_ready(None);
-            }
-            return;
+        let replaced = self.children.iter().any(|c| c.key > child.key);
+        if child.draining || replaced || self.stopping.is_some() {
+            return self.reload_is_over();
         }
         let agent = self.options.agent.as_str();
-        if self.stopping.is_some() {
-            return;
-        }
         if child.since.elapsed() >= LONG_LIFE {
             self.pause = PAUSE.0;
         }
@@ -240,13 +277,16 @@ impl Service {
             ?pause,
             "the broker has ended; another one is started after a pause"
         );
-        if serving && self.reloading {
+        let serving = self.children.iter().any(|c| !c.draining);
+        self.status.broker_problem = Some(if serving {
             // The one before goes on meanwhile; whatever it forwards is judged by the new policy.
+            format!("the new broker does not start ({status}), the one before serves; see the log")
+        } else {
+            format!("nobody is answered: the broker has ended ({status}); see the log")
+        });
+        if self.reloading {
             self.reloading = false;
-            self.notify_ready(Some("the new broker does not start; see the log"));
-        } else if !serving {
-            let text = format!("nobody is answered: the broker has ended ({status}); see the log");
-            notify(&[NotifyState::Status(&text)]);
+            self.notify_ready();
         }
         self.start_later();
     }

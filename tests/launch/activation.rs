@@ -1,7 +1,8 @@
 //! How the pair is started: with an inherited listener as from systemd, or from a shell.
 
-use portcullis_tests::{Host, Process, holds, launch, launched};
+use portcullis_tests::{Host, Process, binary, holds, launch, launched};
 use portcullis_wire::Body;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 const RULES: &str = r#"
@@ -88,11 +89,11 @@ fn the_launchers_directories_are_for_root_alone() {
     let _ = launched(service.client().launch(launch("sleep", &["1000"])));
     assert!(service.operator().is_served());
     for directory in [agent.private(), agent.state()] {
-        let mode = std::fs::metadata(&directory).unwrap().permissions().mode();
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
     }
     // The agent's own directory has the socket in it and nothing else.
-    let entries = std::fs::read_dir(agent.socket().parent().unwrap()).unwrap();
+    let entries = fs::read_dir(agent.socket().parent().unwrap()).unwrap();
     let names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["broker.sock"]);
 }
@@ -111,4 +112,37 @@ fn a_broker_that_dies_is_started_again_and_side_containers_live_on() {
     }
     assert!(Process::find(answer.pid).is_some());
     assert!(launched(service.client().launch(launch("sleep", &["1000"]))).reused);
+}
+
+/// A broker that is told to drain by one that was started before it would leave nobody to serve.
+#[test]
+fn a_reload_while_the_first_broker_still_starts_ends_with_the_new_one_serving() {
+    let host = Host::new();
+    let dir = host.path().join("starts");
+    fs::create_dir(&dir).unwrap();
+    // Each start of it makes the next number's directory, and waits there until it is let go.
+    let script = host.path().join("slow-broker");
+    let text = format!(
+        "#!/bin/sh\nn=1\nwhile ! /bin/mkdir {dir}/$n 2>/dev/null; do n=$((n + 1)); done\n\
+         while [ ! -e {dir}/$n/go ]; do /bin/sleep 0.01; done\nexec {broker} \"$@\"\n",
+        dir = dir.display(),
+        broker = binary("portcullis-broker").display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let agent = host.agent("blue", RULES).broker_binary(script);
+    let service = agent.start();
+    let serving = || service.audit().with("message", "the broker serves").len();
+
+    holds("the first starts", || dir.join("1").exists());
+    service.launcher().signal(rustix::process::Signal::HUP);
+    holds("the second starts", || dir.join("2").exists());
+    fs::write(dir.join("1/go"), "").unwrap();
+    holds("the first serves", || serving() == 1);
+    fs::write(dir.join("2/go"), "").unwrap();
+    holds("the second serves", || serving() == 2);
+    service.wait_for_notification("RELOADING=1");
+    service.wait_for_notification("READY=1");
+    assert!(service.client().is_served());
+    assert!(!dir.join("3").exists(), "no broker was started in vain");
 }
