@@ -5,6 +5,7 @@
 #   make test                          all tests, with real podman; a table of what ran at the end
 #   make lint                          formatting, clippy, shellcheck
 #   make bench                         numbers, in target/bench
+#   make package                       .deb, .rpm and the client's .tar.gz, in target/dist
 #   make install DESTDIR= PREFIX=      binaries, systemd units and /etc/portcullis, from what `make build` left
 #   make uninstall DESTDIR= PREFIX=    the same away again, except /etc/portcullis
 #   make clean
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .NOTPARALLEL:
-.PHONY: build demo test lint bench install uninstall clean
+.PHONY: build demo test lint bench package install uninstall clean
 
 DESTDIR ?=
 PREFIX ?= /usr/local
@@ -75,6 +76,30 @@ bench: build
 	host=$(HOST); $(RUN_AS_ROOT)
 	$(CARGO) run --release -p portcullis-benches --bin bench
 
+# Pinned, so that a package is the same today and tomorrow; built once, into target/tools.
+PACKAGERS := cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
+
+# A package is what `make install` makes, wrapped: there is one list of files.
+# (`make` by its name: by $(MAKE) in it, `make -n` would run the whole recipe.)
+package: build
+	for packager in $(PACKAGERS); do
+		# In a directory of cargo's own: the packagers' two hundred crates are of no further use.
+		[ -x "target/tools/bin/$${packager%@*}" ] ||
+			env -u CARGO_TARGET_DIR $(CARGO) install --locked --root target/tools "$$packager"
+	done
+	rm -rf target/dist/root target/dist/*.{deb,rpm,tar.gz}
+	make --no-print-directory install DESTDIR="$(CURDIR)/target/dist/root" PREFIX=/usr
+	for package in host client; do
+		images/host-rust.sh target/tools/bin/cargo-deb --quiet --no-build --no-strip --no-dbgsym -p portcullis-policy \
+			--variant=$$package --output target/dist/
+		images/host-rust.sh target/tools/bin/cargo-generate-rpm -p policy --variant=$$package --output target/dist/
+	done
+	# For `ADD … /` in an image. Files alone: a directory in it would change the mode of the image's own.
+	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+	tar --create --gzip --file="target/dist/portcullis-client-$$version-$$(uname -m).tar.gz" --directory=target/dist/root \
+		--owner=root:0 --group=root:0 usr/bin/portcullis
+	ls -l target/dist/*.{deb,rpm,tar.gz}
+
 # The units name the binaries by their installed path. `make build` first, as the user who builds.
 install:
 	for binary in portcullis portcullis-policy; do
@@ -84,18 +109,27 @@ install:
 		install -D -m 0755 -t "$(DESTDIR)$(PREFIX)/libexec/portcullis" "$(BIN)/$$binary"
 	done
 	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system"
-	for unit in systemd/portcullis@.socket systemd/portcullis@.service; do
+	shopt -s nullglob
+	for unit in systemd/*.{socket,service,target}; do
 		sed 's|/usr/libexec/|$(PREFIX)/libexec/|' "$$unit" >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/}"
+	done
+	for preset in systemd/*.preset; do
+		install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system-preset" "$$preset"
 	done
 	install -D -m 0644 systemd/portcullis.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf"
 	install -D -m 0644 systemd/portcullis.tmpfiles "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/portcullis.conf"
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/portcullis/presets" presets/*.toml
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis" README.md SECURITY.md CHANGELOG.md
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs" docs/*.md
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs/decisions" docs/decisions/*.md
 	install -d -m 0755 "$(DESTDIR)/etc/portcullis/agents"
 
 # Policies, launch records and side containers stay.
 uninstall:
-	rm -rf "$(DESTDIR)$(PREFIX)/libexec/portcullis"
+	rm -rf "$(DESTDIR)$(PREFIX)"/libexec/portcullis "$(DESTDIR)$(PREFIX)"/share/{,doc/}portcullis
 	rm -f "$(DESTDIR)$(PREFIX)"/bin/portcullis{,-policy} \
-		"$(DESTDIR)$(PREFIX)"/lib/systemd/system/portcullis@.{socket,service} \
+		"$(DESTDIR)$(PREFIX)"/lib/systemd/system/portcullis{@.socket,@.service,.target} \
+		"$(DESTDIR)$(PREFIX)"/lib/systemd/system-preset/90-portcullis.preset \
 		"$(DESTDIR)$(PREFIX)"/lib/{sysusers,tmpfiles}.d/portcullis.conf
 
 clean:
