@@ -3,6 +3,7 @@
 use super::files::{self, DIRECTORY, FilesError};
 use super::{TROUBLE, complain, say};
 use crate::{Level, Policy};
+use portcullis_wire::{AgentName, PolicyText};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,9 +14,10 @@ pub(super) struct Options {
 }
 
 /// What is known after a file has been checked.
-struct Checked {
-    path: PathBuf,
-    policy: Policy,
+pub(super) struct Checked {
+    pub(super) path: PathBuf,
+    pub(super) policy: Policy,
+    lints: usize,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
@@ -58,37 +60,47 @@ pub(super) fn run(options: &Options) -> ExitCode {
 fn check(path: &Path, failed: &mut usize) -> Result<Option<Checked>, FilesError> {
     let agent = files::agent_of(path)?;
     let texts = files::read(path)?;
-    let (policy, lints) = match Policy::review(&agent, &texts) {
+    let checked = review(path, &agent, &texts, failed);
+    if let Some(Checked { policy, lints, .. }) = &checked {
+        say(&format_args!(
+            "{}: agent {agent}, {} rules, {lints} lints, generation {}",
+            path.display(),
+            policy.rules.len(),
+            policy.generation()
+        ));
+    }
+    Ok(checked)
+}
+
+/// Shows errors and lints of what is, or is to be, the policy at `path`, and counts what has to be mended.
+pub(super) fn review(
+    path: &Path,
+    agent: &AgentName,
+    texts: &[PolicyText],
+    failed: &mut usize,
+) -> Option<Checked> {
+    let (policy, lints) = match Policy::review(agent, texts) {
         Ok(reviewed) => reviewed,
         Err(problems) => {
             complain(&format_args!("{problems}\n"));
             *failed += problems.len();
-            return Ok(None);
+            return None;
         }
     };
     for lint in &lints {
         complain(&format_args!("{lint}\n"));
     }
-    let denied = lints
-        .iter()
-        .filter(|lint| lint.level == Level::Deny)
-        .count();
-    *failed += denied;
-    say(&format_args!(
-        "{}: agent {agent}, {} rules, {} lints, generation {}",
-        path.display(),
-        policy.rules.len(),
-        lints.len(),
-        policy.generation()
-    ));
-    Ok(Some(Checked {
+    let denied = lints.iter().filter(|lint| lint.level == Level::Deny);
+    *failed += denied.count();
+    Some(Checked {
         path: path.to_owned(),
         policy,
-    }))
+        lints: lints.len(),
+    })
 }
 
 /// Compares every checked policy with the others, and with those beside it that were not asked for.
-fn shared_names(checked: &[Checked]) -> usize {
+pub(super) fn shared_names(checked: &[Checked]) -> usize {
     let mut others: Vec<PathBuf> = Vec::new();
     for one in checked {
         let directory = one
@@ -108,7 +120,11 @@ fn shared_names(checked: &[Checked]) -> usize {
         }
         let agent = files::agent_of(&path).ok()?;
         let policy = Policy::load(&agent, &files::read(&path).ok()?).ok()?;
-        Some(Checked { path, policy })
+        Some(Checked {
+            path,
+            policy,
+            lints: 0,
+        })
     });
     let neighbours: Vec<Checked> = neighbours.collect();
     let mut found = 0;

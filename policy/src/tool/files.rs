@@ -66,17 +66,33 @@ pub(super) fn agent_of(path: &Path) -> Result<AgentName, FilesError> {
 
 /// A policy's texts: the file, then its drop-ins.
 pub(super) fn read(path: &Path) -> Result<Vec<PolicyText>, FilesError> {
-    let drop_ins = path.with_extension("d");
-    let mut paths = vec![path.to_owned()];
-    if drop_ins.is_dir() {
-        paths.extend(list(&drop_ins)?);
+    let mut texts = vec![read_one(path)?];
+    texts.extend(read_drop_ins(path)?);
+    Ok(texts)
+}
+
+/// The drop-ins of the policy at `path`, which need not be there itself.
+pub(super) fn read_drop_ins(path: &Path) -> Result<Vec<PolicyText>, FilesError> {
+    let directory = path.with_extension("d");
+    if !directory.is_dir() {
+        return Ok(Vec::new());
     }
-    let text = |path: PathBuf| match std::fs::read_to_string(&path) {
+    list(&directory)?
+        .iter()
+        .map(|path| read_one(path))
+        .collect()
+}
+
+/// One file.
+pub(super) fn read_one(path: &Path) -> Result<PolicyText, FilesError> {
+    match std::fs::read_to_string(path) {
         Ok(text) => Ok(PolicyText {
             path: path.display().to_string(),
             text,
         }),
-        Err(cause) => Err(FilesError::Read { path, cause }),
-    };
-    paths.into_iter().map(text).collect()
+        Err(cause) => Err(FilesError::Read {
+            path: path.to_owned(),
+            cause,
+        }),
+    }
 }

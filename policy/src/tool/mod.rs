@@ -1,13 +1,15 @@
-//! The operator's tool: `check` and `explain`.
+//! The operator's tool: `check`, `explain`, `init` and `presets`.
 //!
-//! Reads policy files as the one who runs it; changes nothing and asks no daemon. Whether the files are root's alone
-//! is the launcher's to check, each time it reads them.
+//! Reads policy files as the one who runs it and asks no daemon; `init` writes a file where there was none, and nothing else
+//! is changed. Whether the files are root's alone is the launcher's to check, each time it reads them.
 
 mod check;
 mod explain;
 mod files;
+mod init;
+mod presets;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Checks and explains Portcullis's policies.
@@ -24,6 +26,10 @@ enum Command {
     Check(check::Options),
     /// Says what would become of a request: rule by rule, and podman's command line. Exit code 1 when it is denied.
     Explain(explain::Options),
+    /// Makes a preset an agent's policy, and prints the two commands that remain. Never replaces a policy.
+    Init(init::Options),
+    /// Lists the presets.
+    Presets(presets::Options),
 }
 
 /// The whole of `portcullis-policy`: 0 all is well, 1 it is not, 2 it could not be found out.
@@ -32,7 +38,15 @@ pub fn main() -> ExitCode {
     match Options::parse().command {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Init(options) => init::run(&options),
+        Command::Presets(options) => presets::run(&options),
     }
+}
+
+/// The command line, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Options::command()
 }
 
 /// Could not be found out: a file that cannot be read, a request that cannot be sent.
