@@ -111,7 +111,7 @@ install:
 	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system"
 	shopt -s nullglob
 	for unit in systemd/*.{socket,service,target}; do
-		sed 's|/usr/libexec/|$(PREFIX)/libexec/|' "$$unit" >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/}"
+		sed 's|/usr/\(libexec\|bin\)/portcullis|$(PREFIX)/\1/portcullis|' "$$unit" >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/}"
 	done
 	for preset in systemd/*.preset; do
 		install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system-preset" "$$preset"

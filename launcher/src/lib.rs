@@ -37,13 +37,13 @@ mod workers;
 use engine::Engine;
 use host_config::HostConfig;
 use launch::Host;
+use listener::Inherited;
 use options::{Asked, Options};
 use records::Records;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service::Service;
 use staging::Staging;
 use std::error::Error;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve(options: Options, inherited: Option<OwnedFd>) -> Result<(), Box<dyn Error>> {
+fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
     let config = match policy_file::read_owned(&options.config.0) {
         Ok(text) => HostConfig::parse(&text)
             .map_err(|error| format!("{}: {error}", options.config.0.display()))?,
@@ -101,12 +101,17 @@ fn serve(options: Options, inherited: Option<OwnedFd>) -> Result<(), Box<dyn Err
         .create(runtime)
         .and_then(|()| std::fs::set_permissions(runtime, std::fs::Permissions::from_mode(0o700)))
         .map_err(|error| format!("create {}: {error}", runtime.display()))?;
-    let listener = match (&options.listen, inherited) {
+    let control_path = runtime.join("control.sock");
+    let (agents, operators) = inherited.sort(&control_path)?;
+    let listener = match (&options.listen, agents) {
         (Some(path), _) => listener::bound(path, 0o666)?,
         (None, Some(listener)) => listener,
         (None, None) => return Err(listener::ListenerError::None.into()),
     };
-    let control = listener::bound(&runtime.join("control.sock"), 0o600)?;
+    let control = match operators {
+        Some(control) => control,
+        None => listener::bound(&control_path, 0o600)?,
+    };
     let engine = Engine::new(config.engine.clone(), runtime.join("podman"))?;
     raise_descriptor_limit();
     let staging = Staging::new(runtime)?;

@@ -1,11 +1,12 @@
-//! Where clients connect: the socket that systemd hands over, or one that is bound here.
+//! Where clients and operators connect: sockets that systemd hands over, or ones that are bound here.
 
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
 };
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,14 +21,27 @@ pub enum ListenerError {
         "no socket: start portcullis@AGENT.socket, which activates this service, or give --listen PATH"
     )]
     None,
-    /// systemd gave several.
-    #[error("systemd handed over {0} sockets; exactly one is served")]
-    Several(u32),
     /// Not what it has to be.
     #[error(
-        "descriptor 3 is no listening Unix SOCK_SEQPACKET socket ({0}): the socket unit needs ListenSequentialPacket="
+        "descriptor {number} from systemd is no listening Unix SOCK_SEQPACKET socket ({found}): the socket unit needs \
+         ListenSequentialPacket="
     )]
-    Kind(String),
+    Kind {
+        /// Its number.
+        number: RawFd,
+        /// What it is.
+        found: String,
+    },
+    /// More than one that may be the agent's.
+    #[error(
+        "systemd handed over {number} sockets besides {control}, the operator's; exactly one is served, the agent's"
+    )]
+    Several {
+        /// How many.
+        number: usize,
+        /// The operator's.
+        control: PathBuf,
+    },
     /// Not to be bound.
     #[error("{step} {path}: {error}")]
     Bind {
@@ -40,28 +54,62 @@ pub enum ListenerError {
     },
 }
 
-/// Takes the socket that systemd hands over (LISTEN_PID, LISTEN_FDS; sd_listen_fds(3)), if it does.
+/// The sockets that systemd handed over.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<OwnedFd>);
+
+/// Takes the sockets that systemd hands over (LISTEN_PID, LISTEN_FDS; sd_listen_fds(3)).
 ///
 /// # Errors
-/// [`ListenerError::Several`], [`ListenerError::Kind`].
-pub fn inherited() -> Result<Option<OwnedFd>, ListenerError> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
-    if number("LISTEN_PID") != Some(std::process::id()) {
-        return Ok(None);
+/// [`ListenerError::Kind`].
+pub fn inherited() -> Result<Inherited, ListenerError> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u8>().ok());
+    let mine = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let count = number("LISTEN_FDS").filter(|_| mine).unwrap_or(0);
+    let mut sockets = Vec::new();
+    for number in (3..).take(count.into()) {
+        let kind = |found| ListenerError::Kind { number, found };
+        let socket = take_descriptor(number).map_err(|e| kind(e.to_string()))?;
+        match (
+            sockopt::socket_domain(&socket),
+            sockopt::socket_type(&socket),
+            sockopt::socket_acceptconn(&socket),
+        ) {
+            (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET), Ok(true)) => sockets.push(socket),
+            other => return Err(kind(format!("{other:?}"))),
+        }
     }
-    match number("LISTEN_FDS") {
-        None | Some(0) => return Ok(None),
-        Some(1) => {}
-        Some(more) => return Err(ListenerError::Several(more)),
-    }
-    let socket = take_descriptor_3().map_err(|e| ListenerError::Kind(e.to_string()))?;
-    match (
-        sockopt::socket_domain(&socket),
-        sockopt::socket_type(&socket),
-        sockopt::socket_acceptconn(&socket),
-    ) {
-        (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET), Ok(true)) => Ok(Some(socket)),
-        other => Err(ListenerError::Kind(format!("{other:?}"))),
+    Ok(Inherited(sockets))
+}
+
+impl Inherited {
+    /// The agent's socket and the operator's, which is the one at the path `control`.
+    ///
+    /// # Errors
+    /// [`ListenerError::Several`].
+    pub fn sort(self, control: &Path) -> Result<(Option<OwnedFd>, Option<OwnedFd>), ListenerError> {
+        let is_control = |socket: &OwnedFd| {
+            let name = rustix::net::getsockname(socket).ok();
+            let name = name.and_then(|name| SocketAddrUnix::try_from(name).ok());
+            name.is_some_and(|name| name.path_bytes() == Some(control.as_os_str().as_bytes()))
+        };
+        let (mut controls, mut others): (Vec<_>, Vec<_>) = self.0.into_iter().partition(is_control);
+        if others.len() > 1 {
+            return Err(ListenerError::Several {
+                number: others.len(),
+                control: control.to_owned(),
+            });
+        }
+        let operator = controls.pop();
+        if let Some(operator) = &operator {
+            // systemd's sockets block, and a client that is gone again would then keep the loop waiting for another.
+            rustix::io::ioctl_fionbio(operator, true).map_err(|errno| ListenerError::Bind {
+                step: "make non-blocking",
+                path: control.to_owned(),
+                error: errno.into(),
+            })?;
+        }
+        Ok((others.pop(), operator))
     }
 }
 
@@ -87,10 +135,10 @@ fn close_on_exec(number: i32) {
 }
 
 #[allow(unsafe_code)]
-fn take_descriptor_3() -> io::Result<OwnedFd> {
-    // SAFETY: LISTEN_FDS with our own process number says that descriptor 3 is open and ours; this runs once, before
-    // anything else opens a descriptor. fcntl below finds out if that was a lie.
-    let socket = unsafe { OwnedFd::from_raw_fd(3) };
+fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: LISTEN_FDS with our own process number says that this descriptor is open and ours; each is taken once,
+    // before anything else opens a descriptor. fcntl below finds out if that was a lie.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
     match fcntl_setfd(&socket, FdFlags::CLOEXEC) {
         Ok(()) => Ok(socket),
         Err(errno) => {

@@ -1,4 +1,4 @@
-//! An agent: its policy, its directories, and the socket, which the harness holds as systemd would.
+//! An agent: its policy, its directories, and the sockets, which the harness holds as systemd would.
 
 use crate::{Audit, Client, Host, Service};
 use rustix::net::{
@@ -15,6 +15,7 @@ pub struct Agent<'h> {
     host: &'h Host,
     name: String,
     listener: OwnedFd,
+    control_listener: OwnedFd,
     engine: String,
     broker: String,
     broker_binary: Option<PathBuf>,
@@ -26,16 +27,20 @@ impl<'h> Agent<'h> {
         for parent in ["run", "private", "state"] {
             fs::create_dir_all(host.path().join(parent).join(name)).expect("a directory");
         }
-        let path = host.path().join("run").join(name).join("broker.sock");
-        let flags = SocketFlags::CLOEXEC;
-        let listener =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket");
-        bind(&listener, &SocketAddrUnix::new(path).expect("a short path")).expect("bind");
-        listen(&listener, 1024).expect("listen");
+        let listener = |path: &str| {
+            let path = host.path().join(path);
+            let flags = SocketFlags::CLOEXEC;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .expect("a socket");
+            bind(&socket, &SocketAddrUnix::new(path).expect("a short path")).expect("bind");
+            listen(&socket, 1024).expect("listen");
+            socket
+        };
         let agent = Self {
             host,
             name: name.into(),
-            listener,
+            listener: listener(&format!("run/{name}/broker.sock")),
+            control_listener: listener(&format!("private/{name}/control.sock")),
             engine: String::new(),
             broker: String::new(),
             broker_binary: None,
@@ -159,16 +164,18 @@ impl<'h> Agent<'h> {
         Client::connect(&self.socket()).expect("the agent's socket")
     }
 
-    /// Starts the launcher as systemd does: with the listener inherited.
+    /// Starts the launcher as systemd does: with the listeners inherited.
     #[must_use]
     pub fn start(&self) -> Service {
-        Service::start(self, Some(&self.listener), &[])
+        Service::start(self, Some([&self.listener, &self.control_listener]), &[])
     }
 
-    /// Starts the launcher as from a shell: it binds the socket itself.
+    /// Starts the launcher as from a shell: it binds the sockets itself.
     #[must_use]
     pub fn start_listening(&self) -> Service {
-        let _ = fs::remove_file(self.socket());
+        for path in [self.socket(), self.control_socket()] {
+            let _ = fs::remove_file(path);
+        }
         let path = self.socket().display().to_string();
         Service::start(self, None, &["--listen", &path])
     }
@@ -226,7 +233,6 @@ impl<'h> Agent<'h> {
     }
 }
 
-/// A built binary: in `PORTCULLIS_BIN_DIR`, or where `make build` leaves it.
 /// A built binary, by name: in `$PORTCULLIS_BIN_DIR`, else where `make build` leaves it.
 ///
 /// # Panics

@@ -26,7 +26,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub(crate) fn start(agent: &Agent, listener: Option<&OwnedFd>, more: &[&str]) -> Self {
+    pub(crate) fn start(agent: &Agent, listeners: Option<[&OwnedFd; 2]>, more: &[&str]) -> Self {
         let notify = agent
             .host()
             .path()
@@ -37,25 +37,28 @@ impl Service {
         notifications.set_nonblocking(true).expect("non-blocking");
         // A descriptor that nobody asked for, as shells and service managers leave them; it must get no further.
         let leak = format!("exec 9<{LEAK}");
-        // The shell gives the listener the number that systemd gives it, and knows the pid that the launcher will have.
-        let activate = format!("{leak} 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"");
-        let mut command = match listener {
-            Some(listener) => {
+        // The shell gives the listeners the numbers that systemd gives them, and knows the pid that the launcher will have.
+        let activate =
+            format!("{leak} 3<&0 4<&1 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\"");
+        let mut options = OpenOptions::new();
+        let log = options.create(true).append(true).open(agent.log());
+        let log = log.expect("the log");
+        let mut command = match listeners {
+            Some([agents, operators]) => {
                 let mut command = Command::new("/bin/sh");
                 command.args(["-c", &activate, "sh"]);
                 command.arg(binary("portcullis-launcher"));
-                command.stdin(listener.try_clone().expect("a descriptor"));
+                command.stdin(agents.try_clone().expect("a descriptor"));
+                command.stdout(operators.try_clone().expect("a descriptor"));
                 command
             }
             None => {
                 let mut command = Command::new(binary("portcullis-launcher"));
                 command.stdin(Stdio::null());
+                command.stdout(log.try_clone().expect("a descriptor"));
                 command
             }
         };
-        let mut options = OpenOptions::new();
-        let log = options.create(true).append(true).open(agent.log());
-        let log = log.expect("the log");
         let child = command
             .args(agent.launcher_options())
             .args(more)
@@ -63,7 +66,6 @@ impl Service {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("NOTIFY_SOCKET", &notify)
             .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
-            .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
             .spawn()
             .expect("the launcher");
