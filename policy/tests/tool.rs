@@ -78,6 +78,9 @@ fn check_fails_on_a_lint_of_the_level_deny_unless_it_is_allowed() {
     let (code, _, err) = words(&tool(&["check", &path]));
     assert_eq!(code, Some(1));
     assert!(err.contains("error: host-pid-root: rule \"r\""), "{err}");
+    let (code, out, err) = words(&tool(&["check", "--no-lints", &path]));
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(!out.contains("lints"), "{out}");
     let allowed = root.replace("command", "allow = { host-pid-root = \"a test\" }\ncommand");
     let path = write(directory.path(), "a.toml", &allowed);
     assert_eq!(words(&tool(&["check", &path])).0, Some(0));

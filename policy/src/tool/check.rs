@@ -11,6 +11,9 @@ use std::process::ExitCode;
 pub(super) struct Options {
     /// The policies to check, each with its drop-ins [default: /etc/portcullis/agents/*.toml]
     files: Vec<PathBuf>,
+    /// Errors alone: what would keep a policy from being loaded
+    #[arg(long)]
+    no_lints: bool,
 }
 
 /// What is known after a file has been checked.
@@ -39,7 +42,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let mut failed = 0;
     let mut checked = Vec::new();
     for path in &paths {
-        match check(path, &mut failed) {
+        match check(path, options.no_lints, &mut failed) {
             Ok(policy) => checked.extend(policy),
             Err(error) => {
                 complain(&error);
@@ -57,13 +60,18 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 /// Checks one policy, says what there is to say, and counts what has to be mended.
-fn check(path: &Path, failed: &mut usize) -> Result<Option<Checked>, FilesError> {
+fn check(path: &Path, no_lints: bool, failed: &mut usize) -> Result<Option<Checked>, FilesError> {
     let agent = files::agent_of(path)?;
     let texts = files::read(path)?;
-    let checked = review(path, &agent, &texts, failed);
+    let checked = review(path, &agent, &texts, no_lints, failed);
     if let Some(Checked { policy, lints, .. }) = &checked {
+        let lints = if no_lints {
+            String::new()
+        } else {
+            format!("{lints} lints, ")
+        };
         say(&format_args!(
-            "{}: agent {agent}, {} rules, {lints} lints, generation {}",
+            "{}: agent {agent}, {} rules, {lints}generation {}",
             path.display(),
             policy.rules.len(),
             policy.generation()
@@ -77,9 +85,10 @@ pub(super) fn review(
     path: &Path,
     agent: &AgentName,
     texts: &[PolicyText],
+    no_lints: bool,
     failed: &mut usize,
 ) -> Option<Checked> {
-    let (policy, lints) = match Policy::review(agent, texts) {
+    let (policy, mut lints) = match Policy::review(agent, texts) {
         Ok(reviewed) => reviewed,
         Err(problems) => {
             complain(&format_args!("{problems}\n"));
@@ -87,6 +96,9 @@ pub(super) fn review(
             return None;
         }
     };
+    if no_lints {
+        lints.clear();
+    }
     for lint in &lints {
         complain(&format_args!("{lint}\n"));
     }

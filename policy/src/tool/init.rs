@@ -82,7 +82,7 @@ fn init(options: &Options) -> Result<String, InitError> {
     texts.extend(files::read_drop_ins(&path)?);
 
     let mut count = 0;
-    let checked = check::review(&path, &agent, &texts, &mut count);
+    let checked = check::review(&path, &agent, &texts, false, &mut count);
     count += check::shared_names(checked.as_slice());
     let Some(checked) = checked.filter(|_| count == 0) else {
         return Err(InitError::Unfit {
