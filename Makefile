@@ -6,7 +6,7 @@
 #   make lint                          formatting, clippy, shellcheck
 #   make bench                         numbers, in target/bench
 #   make package                       .deb, .rpm and the client's .tar.gz, in target/dist
-#   make install DESTDIR= PREFIX=      binaries, systemd units and /etc/portcullis, from what `make build` left
+#   make install DESTDIR= PREFIX=      binaries, units, presets and manual pages, from what `make build` left
 #   make uninstall DESTDIR= PREFIX=    the same away again, except /etc/portcullis
 #   make clean
 #
@@ -87,7 +87,8 @@ package: build
 		[ -x "target/tools/bin/$${packager%@*}" ] ||
 			env -u CARGO_TARGET_DIR $(CARGO) install --locked --root target/tools "$$packager"
 	done
-	rm -rf target/dist/root target/dist/*.{deb,rpm,tar.gz}
+	rm -rf target/dist/{root,pages} target/dist/*.{deb,rpm,tar.gz}
+	$(CARGO) run --quiet -p portcullis-policy --example pages -- target/dist/pages
 	make --no-print-directory install DESTDIR="$(CURDIR)/target/dist/root" PREFIX=/usr
 	for package in host client; do
 		images/host-rust.sh target/tools/bin/cargo-deb --quiet --no-build --no-strip --no-dbgsym -p portcullis-policy \
@@ -122,11 +123,25 @@ install:
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis" README.md SECURITY.md CHANGELOG.md
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs" docs/*.md
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs/decisions" docs/decisions/*.md
+	# What `make package` has made of the operator's tool is put beside, where it is there.
+	share="$(DESTDIR)$(PREFIX)/share" pages=target/dist/pages/
+	for page in packaging/man/* $${pages}*.1; do
+		install -D -m 0644 -t "$$share/man/man$${page##*.}" "$$page"
+	done
+	if [ -d $$pages ]; then
+		install -D -m 0644 $${pages}portcullis-policy.bash "$$share/bash-completion/completions/portcullis-policy"
+		install -D -m 0644 -t "$$share/zsh/site-functions" $${pages}_portcullis-policy
+		install -D -m 0644 -t "$$share/fish/vendor_completions.d" $${pages}portcullis-policy.fish
+	fi
 	install -d -m 0755 "$(DESTDIR)/etc/portcullis/agents"
 
 # Policies, launch records and side containers stay.
 uninstall:
 	rm -rf "$(DESTDIR)$(PREFIX)"/libexec/portcullis "$(DESTDIR)$(PREFIX)"/share/{,doc/}portcullis
+	rm -f "$(DESTDIR)$(PREFIX)"/share/man/man?/portcullis{,-*,.toml}.? \
+		"$(DESTDIR)$(PREFIX)"/share/bash-completion/completions/portcullis-policy \
+		"$(DESTDIR)$(PREFIX)"/share/zsh/site-functions/_portcullis-policy \
+		"$(DESTDIR)$(PREFIX)"/share/fish/vendor_completions.d/portcullis-policy.fish
 	rm -f "$(DESTDIR)$(PREFIX)"/bin/portcullis{,-policy} \
 		"$(DESTDIR)$(PREFIX)"/lib/systemd/system/portcullis{@.socket,@.service,.target} \
 		"$(DESTDIR)$(PREFIX)"/lib/systemd/system-preset/90-portcullis.preset \

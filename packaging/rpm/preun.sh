@@ -2,7 +2,7 @@
 if [ "$1" -eq 0 ]; then
 	if [ -d /run/systemd/system ]; then
 		# Sockets first, or a request would start a service again. Side containers run on.
-		systemctl stop 'portcullis@*.socket' 'portcullis@*.service'
+		systemctl stop 'portcullis@*.socket' 'portcullis@*.service' portcullis.target
 	fi
-	systemctl --quiet disable portcullis@.socket
+	systemctl --quiet disable portcullis@.socket portcullis.target
 fi

@@ -154,3 +154,14 @@ fn every_user_but_the_agents_is_turned_away() {
         assert_eq!(denied(&policy, 1000, &dnsmasq()), Reason::Peer, "{name}");
     }
 }
+
+#[test]
+fn the_example_of_the_manual_page_is_a_policy() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man/portcullis-policy.5");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, example) = page.split_once(".Bd -literal\n").unwrap();
+    let (example, _) = example.split_once(".Ed\n").unwrap();
+    let agent = AgentName::new("dhcp").unwrap();
+    Policy::load(&agent, &[text("portcullis-policy.5", example)])
+        .unwrap_or_else(|problems| panic!("{problems}"));
+}
