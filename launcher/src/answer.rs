@@ -1,9 +1,11 @@
 //! Answers on a client's own socket. They never block: a client that does not read gets some time, then nothing.
 
-use portcullis_wire::{Reply, Response, codec};
+use crate::operator::failed;
+use portcullis_wire::{Reason, Reply, Response, codec};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a client may leave its answers unread.
@@ -13,33 +15,56 @@ const MOST: usize = 256;
 
 /// Answers that their clients have not made room for yet.
 #[derive(Debug, Default)]
-pub struct Unread(Vec<(OwnedFd, Vec<u8>, Instant)>);
+pub struct Unread(Vec<(OwnedFd, VecDeque<Vec<u8>>, Instant)>);
 
-/// Sends an answer, if there is room for it.
-fn try_send(client: BorrowedFd<'_>, bytes: &[u8]) -> bool {
-    loop {
+/// Sends as many answers as there is room for; whether that was all of them.
+fn try_send(client: BorrowedFd<'_>, datagrams: &mut VecDeque<Vec<u8>>) -> bool {
+    while let Some(bytes) = datagrams.front() {
         match send(client, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return false,
             // Sent, or there is nobody any more to send it to.
-            _ => return true,
+            _ => {
+                datagrams.pop_front();
+            }
         }
     }
+    true
 }
 
 impl Unread {
     /// Answers a request.
     pub fn answer(&mut self, client: OwnedFd, id: u64, reply: Reply) {
-        // Every reply that is made in this crate fits: its texts are cut.
-        let Ok(bytes) = codec::encode(&Response { id, reply }) else {
+        self.answer_in_order(client, id, [reply]);
+    }
+
+    /// Answers a request with several replies, none before the one before it.
+    pub fn answer_in_order(
+        &mut self,
+        client: OwnedFd,
+        id: u64,
+        replies: impl IntoIterator<Item = Reply>,
+    ) {
+        // Every reply that is made in this crate fits, because its texts are cut; if one does not, that is said.
+        let too_large = || {
             tracing::error!(id, "an answer was too large to be sent");
-            return;
+            let message = "the answer was too large to be sent; the launcher's log says so, too";
+            let reply = failed(Reason::Internal, message);
+            codec::encode(&Response { id, reply })
         };
-        if try_send(rustix::fd::AsFd::as_fd(&client), &bytes) {
+        let mut datagrams = replies
+            .into_iter()
+            .filter_map(|reply| {
+                codec::encode(&Response { id, reply })
+                    .or_else(|_| too_large())
+                    .ok()
+            })
+            .collect();
+        if try_send(client.as_fd(), &mut datagrams) {
             return;
         }
         if self.0.len() < MOST {
-            self.0.push((client, bytes, Instant::now() + PATIENCE));
+            self.0.push((client, datagrams, Instant::now() + PATIENCE));
         } else {
             tracing::warn!(
                 id,
@@ -51,8 +76,8 @@ impl Unread {
     /// Tries again; those whose time is over are given up.
     pub fn retry(&mut self) {
         let now = Instant::now();
-        self.0.retain(|(client, bytes, until)| {
-            !try_send(rustix::fd::AsFd::as_fd(client), bytes) && now < *until
+        self.0.retain_mut(|(client, datagrams, until)| {
+            !try_send(client.as_fd(), datagrams) && now < *until
         });
     }
 

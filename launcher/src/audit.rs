@@ -3,11 +3,14 @@
 //! What a client wrote stands in a record only escaped and cut: whatever it is, it stays one field of one record, and a
 //! record stays below 8 KiB.
 
+use crate::bucket::Bucket;
+use portcullis_policy::Rate;
 use portcullis_wire::{DenialCount, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -199,6 +202,63 @@ pub fn record_broker(agent: &str, generation: &str, denied: &DenialCount) {
         by = "broker",
         "denied"
     );
+}
+
+/// How many denials of the launcher's own are recorded one by one. An honest broker leaves few to it; what floods it must
+/// not push the records of launches out of the log.
+const DENIALS: Rate = Rate {
+    count: 200,
+    per: Duration::from_secs(2),
+};
+/// The pause between two records of how many were not.
+const UNRECORDED: Duration = Duration::from_secs(1);
+
+/// Which denials get a record of their own.
+#[derive(Debug)]
+pub(crate) struct DenialRecords {
+    bucket: Bucket,
+    unrecorded: u64,
+    told: Instant,
+}
+
+impl Default for DenialRecords {
+    fn default() -> Self {
+        Self {
+            bucket: Bucket::full(),
+            unrecorded: 0,
+            told: Instant::now(),
+        }
+    }
+}
+
+impl DenialRecords {
+    /// Whether the next one does; else it is counted.
+    pub(crate) fn one_more(&mut self) -> bool {
+        let recorded = self.bucket.take(DENIALS);
+        self.unrecorded += u64::from(!recorded);
+        recorded
+    }
+
+    /// Records how many were counted, at most once a second; says when to look again.
+    pub(crate) fn tell_unrecorded(&mut self, agent: &str, now: Instant) -> Option<Instant> {
+        if self.unrecorded == 0 {
+            return None;
+        }
+        if now < self.told + UNRECORDED {
+            return Some(self.told + UNRECORDED);
+        }
+        self.told = now;
+        let count = std::mem::take(&mut self.unrecorded);
+        tracing::warn!(
+            target: "portcullis::audit",
+            agent,
+            verdict = "denied",
+            count,
+            by = "launcher",
+            "denials that were too many to be recorded one by one"
+        );
+        None
+    }
 }
 
 /// A text with everything escaped that is not plain to read, cut so that it takes about so many bytes in JSON.

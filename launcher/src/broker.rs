@@ -3,7 +3,7 @@
 //! It gets three descriptors (listener, link, policy) and nothing else of ours. What comes over the link is taken for an
 //! order only in form: [`service`](crate::service) decides again.
 
-use crate::host_config::{BrokerConfig, HostConfig};
+use crate::host_config::{BrokerConfig, HostConfig, Layer};
 use crate::pidfd::Pidfd;
 use portcullis_wire::{AgentName, DecodeError, Directive, Order, PolicyBundle, codec, limits};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -45,8 +45,8 @@ pub struct Broker {
 /// What a broker says of its sandbox. For people: nothing relies on it.
 #[derive(Clone, Debug, Default)]
 pub struct Confinement {
-    /// The layers in force.
-    pub layers: Vec<String>,
+    /// The layers in force, by their names.
+    pub layers: Vec<&'static str>,
     /// The Landlock ABI in force; 0 is none.
     pub landlock_abi: u8,
 }
@@ -96,6 +96,29 @@ pub enum Heard {
     },
     /// More bytes or descriptors than any order has: they are dropped.
     Oversized,
+}
+
+impl Confinement {
+    /// Takes a broker's word for it as far as it is a word that means something: what it says is shown to people and told
+    /// to the service manager, which takes each line for an assignment. `None`: no honest broker says this.
+    #[must_use]
+    pub fn said(layers: &[String], landlock_abi: u8) -> Option<Self> {
+        let mut known = Vec::new();
+        for layer in layers {
+            let name = Layer::ALL
+                .map(Layer::name)
+                .into_iter()
+                .find(|name| name == layer)?;
+            if known.contains(&name) {
+                return None;
+            }
+            known.push(name);
+        }
+        Some(Self {
+            layers: known,
+            landlock_abi,
+        })
+    }
 }
 
 impl Broker {
@@ -204,8 +227,9 @@ impl Broker {
         let _ = self.child.kill();
     }
 
-    /// Says how an ended broker ended.
+    /// Says how a broker ended. One that has only let go of its link is ended first: nobody waits for what it does next.
     pub fn ended(&mut self) -> String {
+        self.kill();
         match self.child.wait() {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
@@ -251,6 +275,14 @@ impl Broker {
             length: got.bytes,
             descriptors,
         })
+    }
+}
+
+/// One that is not needed after all is ended, and leaves no zombie.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -3,8 +3,10 @@
 //! Everything that podman says about a container is held against the launch record's nonce before it counts as ours.
 
 use crate::engine::{Engine, EngineError, is_id};
-use crate::pidfd::Pidfd;
+use crate::pidfd::{Pidfd, start_time};
+use rustix::param::clock_ticks_per_second;
 use rustix::process::Pid;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,6 +103,17 @@ impl Main {
             pid,
             pidfd,
         })
+    }
+
+    /// For how many seconds it has run; `None` when it has ended.
+    #[must_use]
+    pub fn age(&self) -> Option<u64> {
+        let ticks = start_time(i32::try_from(self.pid).ok()?)?;
+        let now = clock_gettime(ClockId::Boottime).tv_sec;
+        let age = u64::try_from(now)
+            .ok()?
+            .saturating_sub(ticks / clock_ticks_per_second());
+        (!self.pidfd.has_ended()).then_some(age)
     }
 
     /// The network namespace that it is in, by device and inode.

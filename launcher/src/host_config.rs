@@ -68,6 +68,15 @@ pub enum Layer {
 }
 
 impl Layer {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::User,
+        Self::Capabilities,
+        Self::NoNewPrivileges,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
     /// Its name, as written in the configuration and told by `ping`.
     #[must_use]
     pub fn name(self) -> &'static str {

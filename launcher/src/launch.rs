@@ -235,6 +235,7 @@ impl Host {
             plan: hash,
             nonce,
             image,
+            netns: plan.netns().map(str::to_owned),
         };
         if let Err(error) = self.records.write(&record) {
             self.forget(lock, &record.name);

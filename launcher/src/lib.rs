@@ -16,6 +16,7 @@ mod host_config;
 mod image;
 mod launch;
 mod listener;
+mod metrics;
 mod notify;
 mod operator;
 mod options;

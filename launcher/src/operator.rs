@@ -6,22 +6,32 @@ use crate::listener::accept;
 use crate::peer;
 use crate::requests::explained;
 use crate::service::{Service, key};
+use crate::table::Stopping;
 use portcullis_policy::Denial;
-use portcullis_wire::{Body, DecodeError, Pong, Reason, Reply, Request, codec};
+use portcullis_wire::{Body, DecodeError, Failure, Pong, Reason, Reply, Request, Target, codec};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// How many operators at once.
 const MOST: usize = 16;
 /// How many rows a page of a list has: some 300 bytes each.
 const PAGE: usize = 128;
+/// What a side container that an earlier life launched gets between the polite and the final signal.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nobody is let in after that failed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listener and who is connected.
 #[derive(Debug)]
 pub(crate) struct Operator {
     listener: OwnedFd,
     connections: Vec<(u64, OwnedFd)>,
+    /// Until then nobody is let in, because that failed.
+    closed_until: Option<Instant>,
 }
 
 impl Operator {
@@ -29,6 +39,7 @@ impl Operator {
         Self {
             listener,
             connections: Vec::new(),
+            closed_until: None,
         }
     }
 
@@ -48,7 +59,13 @@ impl Service {
         let client = match accept(self.operator.listener()) {
             Ok(Some(client)) => client,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(agent, %error, "an operator's connection failed"),
+            Err(error) => {
+                // For want of descriptors or memory: the listener stays readable, and trying at once would spin.
+                tracing::warn!(agent, %error, "an operator's connection failed; the next is taken after a pause");
+                self.operator.closed_until = Some(Instant::now() + PAUSE);
+                let _ = epoll::delete(&self.epoll, self.operator.listener());
+                return;
+            }
         };
         match peer::of(client.as_fd()) {
             Ok(peer) if peer.uid == 0 => {}
@@ -74,6 +91,17 @@ impl Service {
         if self.add(key, client.as_fd()).is_ok() {
             self.operator.connections.push((key, client));
         }
+    }
+
+    /// Lets operators in again when the pause is over; says when that will be.
+    pub(crate) fn reopen_to_operators(&mut self, now: Instant) -> Option<Instant> {
+        let until = self.operator.closed_until?;
+        if now < until {
+            return Some(until);
+        }
+        let added = self.add(key::OPERATOR, self.operator.listener());
+        self.operator.closed_until = added.is_err().then(|| now + PAUSE);
+        self.operator.closed_until
     }
 
     /// A connected operator asks something, or is gone.
@@ -104,6 +132,23 @@ impl Service {
             return;
         };
         let (id, reply) = match request {
+            Ok(Request {
+                id,
+                body: Body::Stop { target, timeout },
+            }) => match self.operator_stops(&target, timeout) {
+                Ok(stopping) => return stopping.askers.push((answer_to, id)),
+                Err(reply) => (id, *reply),
+            },
+            Ok(Request {
+                id,
+                body: Body::Metrics,
+            }) => {
+                let chunk = Reply::Chunk {
+                    bytes: self.metrics().into_bytes(),
+                };
+                let replies = [chunk, Reply::Done { exit: None }];
+                return self.unread.answer_in_order(answer_to, id, replies);
+            }
             Ok(Request { id, body }) => (id, self.operator_reply(body)),
             Err(DecodeError::Version(_)) => {
                 let spoken = vec![portcullis_wire::limits::VERSION];
@@ -129,13 +174,13 @@ impl Service {
                         .map_or("", |p| p.generation())
                         .to_owned(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
-                    layers: confinement.layers,
+                    layers: confinement.layers.into_iter().map(str::to_owned).collect(),
                     landlock_abi: confinement.landlock_abi,
                     peer_identification: peer::method().to_owned(),
                 })
             }
-            Body::List { after, .. } => {
-                let (items, more) = self.table.page(after.as_deref(), PAGE);
+            Body::List { all, after } => {
+                let (items, more) = self.table.page(all, after.as_deref(), PAGE);
                 Reply::Containers { items, more }
             }
             Body::Launch(launch) if launch.dry_run => match &self.policy {
@@ -155,8 +200,87 @@ impl Service {
             ),
         }
     }
+
+    /// Asks a side container to end; whoever asked is told when it has.
+    fn operator_stops(
+        &mut self,
+        target: &Target,
+        timeout: Option<u32>,
+    ) -> Result<&mut Stopping, Box<Reply>> {
+        let busy = Box::new(Reply::Busy { retry_after: 500 });
+        let Some(name) = self.table.find(target).map(str::to_owned) else {
+            return Err(Box::new(Reply::NotFound));
+        };
+        let Some(entry) = self.table.entries.get_mut(&name) else {
+            return Err(Box::new(Reply::NotFound));
+        };
+        // Where nobody knows yet what has the name, asking again soon is right.
+        let pidfd = &entry.live().ok_or(busy)?.main.pidfd;
+        let signalled = pidfd_send_signal(pidfd, Signal::TERM);
+        let (agent, rule) = (self.options.agent.as_str(), entry.rule.as_str());
+        tracing::info!(target: "portcullis::audit", agent, verdict = "stopped", rule, name, by = "operator", "stopped");
+        if let Err(errno @ (Errno::PERM | Errno::INVAL)) = signalled {
+            tracing::error!(agent, name, %errno, "a side container could not be signalled");
+            let message = "it could not be signalled; the log says why";
+            return Err(Box::new(failed(Reason::Internal, message)));
+        }
+        let patience = match (timeout, &entry.plan) {
+            (Some(seconds), _) => Duration::from_secs(seconds.into()),
+            (None, Some(plan)) => plan.stop_timeout(),
+            (None, None) => PATIENCE,
+        };
+        let kill_at = Some(Instant::now() + patience);
+        let stopping = entry.stopping.get_or_insert_with(|| Stopping {
+            kill_at,
+            askers: Vec::new(),
+        });
+        // Who asks again may be of less patience, and never gives the program more.
+        stopping.kill_at = stopping.kill_at.min(kill_at);
+        Ok(stopping)
+    }
+
+    /// Sends the final signal where the patience with a stop is over; says when it will be for the next one.
+    pub(crate) fn end_patience(&mut self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for (name, entry) in &mut self.table.entries {
+            let due = entry.stopping.as_ref().and_then(|stop| stop.kill_at);
+            let Some(at) = due else { continue };
+            if at > now {
+                next = next.into_iter().chain([at]).min();
+                continue;
+            }
+            if let Some(live) = entry.live() {
+                tracing::warn!(
+                    name,
+                    "a side container did not end when asked to, and is killed"
+                );
+                let _ = pidfd_send_signal(&live.main.pidfd, Signal::KILL);
+            }
+            if let Some(stop) = &mut entry.stopping {
+                stop.kill_at = None;
+            }
+        }
+        next
+    }
+
+    /// Tells those who asked for a stop what came of it.
+    pub(crate) fn tell_stopped(&mut self, stopping: Option<Stopping>, reply: &Reply) {
+        for (client, id) in stopping.into_iter().flat_map(|stop| stop.askers) {
+            self.unread.answer(client, id, reply.clone());
+        }
+    }
 }
 
 fn refuse(reason: Reason, message: &str) -> Reply {
     Denial::new(reason, None, message).reply()
+}
+
+/// What came of an operator's request that did not work.
+pub(crate) fn failed(reason: Reason, message: &str) -> Reply {
+    Reply::Failed(Failure {
+        reason,
+        exit: None,
+        message: message.to_owned(),
+        output: String::new(),
+    })
 }

@@ -3,11 +3,11 @@
 //! The socket comes from the broker, which is not trusted and might pass on anything it holds: its listener, its link,
 //! a socket pair of its own. Whatever is not a connection that a listener accepted from another, living process is refused.
 
+use crate::pidfd::start_time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
@@ -165,25 +165,14 @@ fn has_peer_pidfd() -> bool {
 /// Before Linux 6.5: the number might have been given to another process since the peer connected, which shows only if it
 /// happens between two looks at the start time. `ping` says that this is the way in force.
 fn pidfd_by_start_time(pid: Pid) -> Result<OwnedFd, PeerError> {
-    let before = start_time(pid)?;
+    let number = pid.as_raw_nonzero().get();
+    let before = start_time(number).ok_or(PeerError::Gone(number))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(ask("pidfd_open"))?;
-    if start_time(pid)? == before {
+    if start_time(number) == Some(before) {
         Ok(pidfd)
     } else {
-        Err(PeerError::Gone(pid.as_raw_nonzero().get()))
+        Err(PeerError::Gone(number))
     }
-}
-
-/// When the process began, in clock ticks since boot: the 22nd field of its `stat`. The 2nd is its own to choose, and may
-/// hold blanks and brackets.
-fn start_time(pid: Pid) -> Result<u64, PeerError> {
-    let pid = pid.as_raw_nonzero().get();
-    let gone = || PeerError::Gone(pid);
-    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, fields) = stat.rsplit_once(')').ok_or_else(gone)?;
-    let start = fields.split_ascii_whitespace().nth(19);
-    start.and_then(|s| s.parse().ok()).ok_or_else(gone)
 }
 
 /// A pidfd becomes readable as its process ends. What cannot be asked is not taken for alive.

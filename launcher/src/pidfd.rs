@@ -1,4 +1,4 @@
-//! A process that cannot be mistaken for another one: a pidfd.
+//! A process that cannot be mistaken for another one: a pidfd, or a number and a start time.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -46,6 +46,16 @@ impl Pidfd {
             }
         }
     }
+}
+
+/// When a process began, in clock ticks since boot: the 22nd field of its `stat`. The 2nd is its own to choose, and may
+/// hold blanks and brackets. `None`: there is no such process.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 impl AsFd for Pidfd {

@@ -3,6 +3,7 @@
 
 use crate::attempt::{Existing, NotStarted, Remains, Started};
 use crate::audit::{Verdict, now};
+use crate::operator::failed;
 use crate::records::{Record, RecordError};
 use crate::service::Service;
 use crate::table::{Entry, Live, Pending, Stage};
@@ -11,8 +12,8 @@ use portcullis_wire::{Failure, Reason, Reply};
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// The pause before a name whose truth is not known is looked at again.
-const AGAIN: Duration = Duration::from_millis(200);
+/// The pause before a name whose truth is not known is looked at again; where podman fails it grows up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// Later than any launcher lives.
 const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// The pause before the recovery is tried again when podman fails.
@@ -112,7 +113,11 @@ impl Service {
                 pid: Some(live.main.pid),
                 ..verdict
             });
-            self.counts.allowed += 1;
+            let word = if reused { "reused" } else { "launched" };
+            self.counts.answered(word, None, "launcher", 1);
+            let received = pending.at.received;
+            self.counts
+                .took(Duration::from_micros(now().saturating_sub(received)));
             let (container, pid) = (live.main.id.clone(), live.main.pid);
             let reply = Reply::Launched {
                 container,
@@ -141,6 +146,10 @@ impl Service {
             exited,
             remains,
         } = not;
+        if let (Some((code, _)), Some(plan)) = (&exited, &entry.plan) {
+            let (rule, netns) = (plan.rule(), plan.netns());
+            self.table.remember_end(&name, rule, netns, Some(*code));
+        }
         match remains {
             Remains::Nothing => {}
             Remains::Existing(existing) => {
@@ -166,9 +175,10 @@ impl Service {
         }
         for pending in waited.0 {
             if denied {
-                let denial = self.own_denial(reason, None, &message);
+                let rule = pending.plan.as_ref().map(|(rule, _)| rule.as_str());
+                let denial = self.own_denial(reason, rule, &message);
                 self.audit_failed(&pending, "denied", reason, &message, &detail);
-                self.counts.denied += 1;
+                self.counts.answered("denied", Some(reason), "launcher", 1);
                 self.unread
                     .answer(pending.client, pending.id, denial.reply());
             } else {
@@ -188,7 +198,7 @@ impl Service {
         detail: &str,
     ) {
         self.audit_failed(&pending, "failed", reason, message, detail);
-        self.counts.failed += 1;
+        self.counts.answered("failed", Some(reason), "launcher", 1);
         let name = pending.plan.as_ref().map_or("", |(_, name)| name);
         self.status.last_failure = Some(format!("{reason} {name}"));
         self.status.outdated = true;
@@ -286,18 +296,37 @@ impl Service {
                     netns: None,
                     key,
                 });
-                let next = mem::take(&mut entry.next);
+                entry.failures = 0;
+                // Somebody has started it again, by hand: it is as good as any other that runs.
+                let mut waited = mem::take(&mut entry.waiting);
+                waited.append(&mut entry.next);
+                let stopping = entry.stopping.take();
                 self.table.entries.insert(name, entry);
-                self.reconsider(next);
+                let reply = failed(Reason::Internal, "somebody else has started it again");
+                self.tell_stopped(stopping, &reply);
+                self.reconsider(waited);
             }
-            Ok(Settled::Gone { exit, output }) => {
-                tracing::info!(
-                    agent = self.options.agent.as_str(),
-                    name,
-                    rule = record.rule,
-                    exit,
-                    "a side container has ended and was removed"
-                );
+            Ok(Settled::Gone {
+                existed,
+                exit,
+                output,
+            }) => {
+                let agent = self.options.agent.as_str();
+                let rule = record.rule.as_str();
+                if existed {
+                    self.counts.ended += 1;
+                    self.table
+                        .remember_end(&name, rule, record.netns.as_deref(), exit);
+                    tracing::info!(
+                        agent,
+                        name,
+                        rule,
+                        exit,
+                        "a side container has ended and was removed"
+                    );
+                } else {
+                    tracing::info!(agent, name, rule, "nothing is left of a launch");
+                }
                 let message = match exit {
                     Some(code) => {
                         format!("the program ended with exit code {code} before it was ready")
@@ -308,17 +337,34 @@ impl Service {
                     let exited = exit.map(|code| (code, output.clone()));
                     self.answer_failed(pending, exited, Reason::Exited, &message, "");
                 }
+                self.tell_stopped(entry.stopping, &Reply::Done { exit });
                 self.reconsider(entry.next);
             }
             Err(error) => {
+                let mut pause = AGAIN.0;
                 if !matches!(error, SettleError::Record(RecordError::Held(_))) {
+                    pause = AGAIN.1.min(pause * 2u32.saturating_pow(entry.failures));
+                    entry.failures = entry.failures.saturating_add(1).min(16);
                     tracing::error!(
-                        agent = self.options.agent.as_str(), name, %error,
-                        "what is left of a side container could not be found out; it is tried again"
+                        agent = self.options.agent.as_str(), name, %error, ?pause,
+                        "what is left of a side container could not be found out; it is tried again after a pause"
                     );
                 }
-                entry.stage = Stage::Unknown(Some(record), Instant::now() + AGAIN);
+                entry.stage = Stage::Unknown(Some(record), Instant::now() + pause);
+                let (waiting, next) = (mem::take(&mut entry.waiting), mem::take(&mut entry.next));
+                let stopping = entry.stopping.take();
                 self.table.entries.insert(name, entry);
+                // Nobody is kept waiting for a podman that fails.
+                let message = "it has ended, and podman does not say how; the log has its words";
+                self.tell_stopped(stopping, &failed(Reason::Engine, message));
+                for pending in waiting {
+                    let message =
+                        "the program ended before it was ready, and podman does not say how";
+                    self.answer_failed(pending, None, Reason::Engine, message, &error.to_string());
+                }
+                for pending in next {
+                    self.answer_busy(pending, "what is left of the one before is not known yet");
+                }
             }
         }
     }
@@ -333,6 +379,8 @@ impl Service {
                 stage: Stage::Launching,
                 waiting: Vec::new(),
                 next: Vec::new(),
+                stopping: None,
+                failures: 0,
             };
             if let Some(main) = main {
                 let key = self.watch(&main.pidfd, &name);

@@ -25,6 +25,9 @@ pub struct Record {
     pub nonce: String,
     /// The image's full ID.
     pub image: String,
+    /// The network namespace's name, for people: it may mean another namespace by now.
+    #[serde(default)]
+    pub netns: Option<String>,
 }
 
 /// The directory of records and locks.
@@ -248,6 +251,7 @@ mod tests {
             plan: "p".to_owned(),
             nonce: "n".to_owned(),
             image: "i".to_owned(),
+            netns: None,
         }
     }
 

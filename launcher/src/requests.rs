@@ -11,9 +11,12 @@ use crate::workers::Task;
 use portcullis_policy::{Decision, Denial, LaunchPlan, Peer, decide};
 use portcullis_wire::{Attach, Body, Launch, Reason, Reply, codec};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 /// How long a client is asked to wait when there is no room, in milliseconds.
 const RETRY: u32 = 50;
+/// The most bytes of an explanation: the reply that carries it is one datagram.
+const REPORT: usize = 60 * 1024;
 
 impl Service {
     /// Takes a datagram that a broker forwarded, and the client's connection.
@@ -147,6 +150,9 @@ impl Service {
                     entry.next.push(pending);
                     return;
                 }
+                Stage::Running(_) if entry.stopping.is_some() => {
+                    return self.answer_busy(pending, "an operator is stopping it");
+                }
                 Stage::Running(_) => Some(()),
                 Stage::Launching
                 | Stage::Readying { .. }
@@ -176,6 +182,8 @@ impl Service {
                 stage: Stage::Launching,
                 waiting: vec![pending],
                 next: Vec::new(),
+                stopping: None,
+                failures: 0,
             },
         );
         self.workers.give(Task::Launch(Box::new(job)));
@@ -199,14 +207,17 @@ impl Service {
 
     /// Answers `Denied`.
     pub(crate) fn deny(&mut self, pending: Pending, denial: &Denial) {
-        self.audit(&pending, |verdict| Verdict {
-            word: "denied",
-            reason: Some(denial.reason),
-            rule: denial.rule.as_deref().or(verdict.rule),
-            detail: &denial.message,
-            ..verdict
-        });
-        self.counts.denied += 1;
+        if self.denial_records.one_more() {
+            self.audit(&pending, |verdict| Verdict {
+                word: "denied",
+                reason: Some(denial.reason),
+                rule: denial.rule.as_deref().or(verdict.rule),
+                detail: &denial.message,
+                ..verdict
+            });
+        }
+        self.counts
+            .answered("denied", Some(denial.reason), "launcher", 1);
         self.unread
             .answer(pending.client, pending.id, denial.reply());
     }
@@ -214,27 +225,29 @@ impl Service {
     /// Answers `peer` to somebody who cannot be known: whoever has the other end of the connection.
     fn deny_unknown(&mut self, client: OwnedFd, id: u64, launch: &Launch, detail: &str) {
         let reason = Reason::Peer;
-        let verdict = Verdict {
-            word: "denied",
-            reason: Some(reason),
-            detail,
-            ..self.blank()
-        };
-        let at = Phases::default();
-        audit::record(
-            self.options.agent.as_str(),
-            None,
-            &Asked::of(launch),
-            &verdict,
-            at,
-        );
-        self.counts.denied += 1;
+        if self.denial_records.one_more() {
+            let verdict = Verdict {
+                word: "denied",
+                reason: Some(reason),
+                detail,
+                ..self.blank()
+            };
+            let (agent, at) = (self.options.agent.as_str(), Phases::default());
+            audit::record(agent, None, &Asked::of(launch), &verdict, at);
+        }
+        self.counts.answered("denied", Some(reason), "launcher", 1);
         let reply = self.own_denial(
             reason,
             None,
             "the process that opened the connection cannot be known",
         );
         self.unread.answer(client, id, reply.reply());
+    }
+
+    /// Records, as a number, the denials that were too many to be recorded one by one; says when to look again.
+    pub(crate) fn tell_unrecorded(&mut self, now: Instant) -> Option<Instant> {
+        let agent = self.options.agent.as_str();
+        self.denial_records.tell_unrecorded(agent, now)
     }
 
     /// Answers `Busy`: asking again soon is right.
@@ -244,6 +257,7 @@ impl Service {
             detail,
             ..verdict
         });
+        self.counts.answered("busy", None, "launcher", 1);
         let reply = Reply::Busy { retry_after: RETRY };
         self.unread.answer(pending.client, pending.id, reply);
     }
@@ -324,8 +338,14 @@ impl Service {
 /// The launch that a request asks for, for the operator's `explain`.
 pub(crate) fn explained(launch: &Launch, policy: &portcullis_policy::Policy) -> Reply {
     let explanation = portcullis_policy::explain(policy, &Peer::Operator, launch);
+    let mut report = explanation.to_string();
+    if report.len() > REPORT {
+        let end = (0..=REPORT).rev().find(|&at| report.is_char_boundary(at));
+        report.truncate(end.unwrap_or(0));
+        report.push_str("\n… cut: `portcullis-policy explain` on the host shows all of it\n");
+    }
     Reply::Explained {
         allowed: explanation.allowed,
-        report: explanation.to_string(),
+        report,
     }
 }

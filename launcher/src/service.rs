@@ -1,11 +1,13 @@
 //! The launcher's one loop: it waits for a broker's order, a worker's outcome, a main process's end, a signal, the
-//! operator, and does what follows from it. It never blocks elsewhere.
+//! operator, and does what follows from it. It blocks nowhere else, but for the log and short files of its own.
 
 use crate::answer::Unread;
+use crate::audit::DenialRecords;
 use crate::broker::ORDER;
 use crate::bucket::Bucket;
 use crate::host_config::HostConfig;
 use crate::launch::Host;
+use crate::metrics::Counts;
 use crate::notify::Manager;
 use crate::operator::Operator;
 use crate::options::Options;
@@ -40,14 +42,6 @@ pub(crate) mod key {
 /// How long a new broker may take to serve, an old one to drain, and launches to finish at the end.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) allowed: u64,
-    pub(crate) denied: u64,
-    pub(crate) failed: u64,
-}
-
 /// Everything that one launcher is.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -59,6 +53,7 @@ pub(crate) struct Service {
     pub(crate) host: Arc<Host>,
     pub(crate) bucket: Bucket,
     pub(crate) unread: Unread,
+    pub(crate) denial_records: DenialRecords,
     pub(crate) counts: Counts,
     pub(crate) recovered: bool,
     pub(crate) recover_at: Option<Instant>,
@@ -110,6 +105,7 @@ impl Service {
             host,
             bucket: Bucket::full(),
             unread: Unread::default(),
+            denial_records: DenialRecords::default(),
             counts: Counts::default(),
             recovered: false,
             recover_at: None,
@@ -223,6 +219,9 @@ impl Service {
             dues.push(self.idle_exit().map(|idle| self.idle_since + idle));
         }
         dues.push(self.stopping);
+        dues.push(self.end_patience(now));
+        dues.push(self.reopen_to_operators(now));
+        dues.push(self.tell_unrecorded(now));
         dues.push(self.manager.due(now));
         dues.push(self.tell_status(now));
         dues.into_iter().flatten().min()

@@ -1,10 +1,13 @@
 //! The status line: what `systemctl status portcullis@AGENT` shows of this launcher, in one line.
 
+use crate::audit::cut;
 use crate::service::Service;
 use std::time::{Duration, Instant};
 
 /// The shortest pause between two lines that nobody waits for.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest line in bytes; the service manager takes 4 KiB.
+const LENGTH: usize = 1024;
 
 /// What the line says beside the counters, and when it was last told.
 #[derive(Debug, Default)]
@@ -66,9 +69,9 @@ impl Service {
         parts.push(format!(
             "{} side containers, {} launched, {} denied, {} failed",
             self.table.entries.len(),
-            self.counts.allowed,
-            self.counts.denied,
-            self.counts.failed,
+            self.counts.of("launched") + self.counts.of("reused"),
+            self.counts.of("denied"),
+            self.counts.of("failed"),
         ));
         let confinement = self.confinement();
         if !confinement.layers.is_empty() {
@@ -77,6 +80,7 @@ impl Service {
         if let Some(failure) = &self.status.last_failure {
             parts.push(format!("last failure: {failure}"));
         }
-        parts.join("; ")
+        // Each line of what the service manager is told is an assignment: this is one.
+        cut(&parts.join("; "), LENGTH)
     }
 }

@@ -4,9 +4,10 @@
 
 use crate::audit::cut;
 use crate::broker::{self, Broker, Confinement, Heard};
+use crate::bucket::Bucket;
 use crate::policy_file;
 use crate::service::{Service, key};
-use portcullis_policy::Policy;
+use portcullis_policy::{Policy, Rate};
 use portcullis_wire::Order;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -24,7 +25,16 @@ pub(crate) struct Child {
     pub(crate) key: u64,
     pub(crate) since: Instant,
     pub(crate) draining: bool,
+    reports: Bucket,
 }
+
+/// How often a broker may report denials. An honest one does once a second; a launcher that was busy hears several at once.
+const REPORTS: Rate = Rate {
+    count: 8,
+    per: Duration::from_secs(8),
+};
+/// The most kinds of denials in a report.
+const KINDS: usize = 64;
 
 impl Service {
     pub(crate) fn load_policy(&mut self) -> Result<(), String> {
@@ -43,7 +53,9 @@ impl Service {
         let time = crate::audit::now();
         self.manager
             .tell(format!("RELOADING=1\nMONOTONIC_USEC={time}"));
+        self.counts.reloads.0 += 1;
         if let Err(problem) = self.load_policy() {
+            self.counts.reloads.1 += 1;
             let kept = self.policy.as_ref().map_or("none", |_| "the previous one");
             tracing::error!(
                 agent,
@@ -99,10 +111,14 @@ impl Service {
                     key,
                     since: Instant::now(),
                     draining: false,
+                    reports: Bucket::full(),
                 })
             });
         match added {
-            Ok(child) => self.children.push(child),
+            Ok(child) => {
+                self.counts.brokers += 1;
+                self.children.push(child);
+            }
             Err(error) => {
                 tracing::error!(
                     agent = self.options.agent.as_str(),
@@ -185,19 +201,29 @@ impl Service {
             Order::Ready {
                 layers,
                 landlock_abi,
-            } => return self.broker_ready(at, layers, landlock_abi),
+            } => return self.broker_ready(at, &layers, landlock_abi),
             Order::Connections(number) => {
                 if let Some(child) = self.children.get_mut(at) {
                     child.broker.connections = number;
                 }
             }
             Order::Denied(list) => {
+                // Each is a record in the audit log, and nothing that a broker does may drown the others.
+                let few = self
+                    .children
+                    .get_mut(at)
+                    .is_some_and(|child| child.reports.take(REPORTS));
+                if !few || list.len() > KINDS {
+                    return Err("reported more denials than any agent can cause".to_owned());
+                }
                 let generation = self
                     .policy
                     .as_ref()
                     .map_or("", |policy| policy.generation());
                 for denied in &list {
-                    self.counts.denied += u64::from(denied.count);
+                    let reason = Some(denied.reason);
+                    self.counts
+                        .answered("denied", reason, "broker", denied.count);
                     let agent = self.options.agent.as_str();
                     crate::audit::record_broker(agent, generation, denied);
                 }
@@ -210,11 +236,14 @@ impl Service {
     fn broker_ready(
         &mut self,
         at: usize,
-        layers: Vec<String>,
+        layers: &[String],
         landlock_abi: u8,
     ) -> Result<(), String> {
         let agent = self.options.agent.as_str();
-        let names = layers.join(" ");
+        let Some(confinement) = Confinement::said(layers, landlock_abi) else {
+            return Err("named a layer of its sandbox that is none".to_owned());
+        };
+        let layers = confinement.layers.join(" ");
         let Some(child) = self.children.get_mut(at) else {
             return Ok(());
         };
@@ -222,11 +251,8 @@ impl Service {
         if child.broker.ready.is_some() {
             return Err("said twice that it serves".to_owned());
         }
-        tracing::info!(agent, layers = names, landlock_abi, "the broker serves");
-        child.broker.ready = Some(Confinement {
-            layers,
-            landlock_abi,
-        });
+        tracing::info!(agent, layers, landlock_abi, "the broker serves");
+        child.broker.ready = Some(confinement);
         let (key, draining) = (child.key, child.draining);
         if !draining {
             for older in self.children.iter_mut().filter(|c| c.key < key) {

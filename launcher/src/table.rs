@@ -4,8 +4,8 @@ use crate::audit::{Asked, Phases, Who};
 use crate::container::Main;
 use crate::records::Record;
 use portcullis_policy::LaunchPlan;
-use portcullis_wire::{Container, Launch, State};
-use std::collections::{BTreeMap, HashMap};
+use portcullis_wire::{Container, Launch, State, Target};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -83,13 +83,39 @@ pub struct Entry {
     pub waiting: Vec<Pending>,
     /// Who is to be looked at anew when the old container is gone.
     pub next: Vec<Pending>,
+    /// It is being stopped for an operator.
+    pub stopping: Option<Stopping>,
+    /// How often in a row podman has failed to say what is left of it.
+    pub failures: u32,
 }
+
+/// A stop under way.
+#[derive(Debug)]
+pub struct Stopping {
+    /// When patience with the polite signal ends; `None` once the final one was sent.
+    pub kill_at: Option<Instant>,
+    /// Who is to be told of the end: connections, and their requests' ids.
+    pub askers: Vec<(OwnedFd, u64)>,
+}
+
+/// The end of a container whose name nothing has now, or another one.
+#[derive(Debug)]
+pub struct End {
+    rule: String,
+    netns: Option<String>,
+    exit: Option<u8>,
+    at: Instant,
+}
+
+/// How many ends are remembered.
+const ENDS: usize = 1024;
 
 /// All names.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The entries, by name.
     pub entries: BTreeMap<String, Entry>,
+    ends: BTreeMap<String, End>,
     /// The names, by the key of the main process's pidfd.
     pub keys: HashMap<u64, String>,
 }
@@ -104,36 +130,106 @@ impl Table {
             .sum()
     }
 
-    /// A page of the table: at most so many names after the given one, and whether there are more.
+    /// Remembers how a container ended: the last one of each name, and so many names.
+    pub fn remember_end(&mut self, name: &str, rule: &str, netns: Option<&str>, exit: Option<u8>) {
+        let end = End {
+            rule: rule.to_owned(),
+            netns: netns.map(str::to_owned),
+            exit,
+            at: Instant::now(),
+        };
+        self.ends.insert(name.to_owned(), end);
+        if self.ends.len() > ENDS
+            && let Some(oldest) = self.ends.iter().min_by_key(|(_, end)| end.at)
+        {
+            let oldest = oldest.0.clone();
+            self.ends.remove(&oldest);
+        }
+    }
+
+    /// The name that a target means, if this agent has such a side container.
     #[must_use]
-    pub fn page(&self, after: Option<&str>, most: usize) -> (Vec<Container>, bool) {
-        let mut rows = self
-            .entries
-            .iter()
-            .filter(|(name, _)| after.is_none_or(|after| name.as_str() > after));
-        let page = rows
+    pub fn find(&self, target: &Target) -> Option<&str> {
+        let mut entries = self.entries.iter();
+        let (name, _) = match target {
+            Target::Name(name) => entries.find(|(n, _)| *n == name)?,
+            Target::Container(id) => {
+                entries.find(|(_, e)| e.live().is_some_and(|live| live.main.id == *id))?
+            }
+            // An agent's ways to name one; an operator has the two above.
+            Target::Process(_) | Target::Service { .. } => return None,
+        };
+        Some(name)
+    }
+
+    /// A page of the table: at most so many names after the given one, and whether there are more. `all`: also names
+    /// whose container is gone.
+    #[must_use]
+    pub fn page(&self, all: bool, after: Option<&str>, most: usize) -> (Vec<Container>, bool) {
+        let ends = self.ends.keys().filter(|_| all);
+        let names: BTreeSet<_> = self.entries.keys().chain(ends).collect();
+        let mut names = names
+            .into_iter()
+            .filter(|name| after.is_none_or(|after| name.as_str() > after));
+        let page = names
             .by_ref()
             .take(most)
-            .map(|(name, entry)| entry.describe(name))
+            .map(|name| self.describe(name))
             .collect();
-        (page, rows.next().is_some())
+        (page, names.next().is_some())
     }
-}
 
-impl Entry {
     fn describe(&self, name: &str) -> Container {
-        let (state, live) = match &self.stage {
-            Stage::Launching => (State::Launching, None),
-            Stage::Readying { live, .. } | Stage::Running(live) => (State::Running, Some(live)),
-            Stage::Settling { ended: true } => (State::Ended, None),
-            Stage::Settling { ended: false } | Stage::Unknown(..) => (State::Unknown, None),
+        let (entry, end) = (self.entries.get(name), self.ends.get(name));
+        let live = entry.and_then(Entry::live);
+        let netns = match (entry, end) {
+            (
+                Some(Entry {
+                    plan: Some(plan), ..
+                }),
+                _,
+            ) => plan.netns().map(str::to_owned),
+            (Some(_), _) => live.and_then(|live| live.record.netns.clone()),
+            (None, end) => end.and_then(|end| end.netns.clone()),
+        };
+        let rule = entry.map(|e| &e.rule).or(end.map(|end| &end.rule));
+        let age = match (live, entry, end) {
+            (Some(live), ..) => live.main.age(),
+            (None, None, Some(end)) => Some(end.at.elapsed().as_secs()),
+            _ => None,
         };
         Container {
             name: name.to_owned(),
             container: live.map_or_else(String::new, |l| l.main.id.clone()),
-            rule: self.rule.clone(),
-            state,
+            rule: rule.cloned().unwrap_or_default(),
+            netns,
+            state: entry.map_or(State::Ended, Entry::state),
             pid: live.map_or(0, |l| l.main.pid),
+            age,
+            last_exit: end.and_then(|end| end.exit),
+        }
+    }
+}
+
+impl Entry {
+    /// Its container, while the main process lives.
+    #[must_use]
+    pub fn live(&self) -> Option<&Live> {
+        match &self.stage {
+            Stage::Readying { live, .. } | Stage::Running(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Where it stands, as a list says it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.stage {
+            Stage::Launching => State::Launching,
+            Stage::Readying { .. } => State::Readying,
+            Stage::Running(_) => State::Running,
+            Stage::Settling { ended: true } => State::Ended,
+            Stage::Settling { ended: false } | Stage::Unknown(..) => State::Unknown,
         }
     }
 }

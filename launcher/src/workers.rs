@@ -71,6 +71,8 @@ pub enum Settled {
     Runs(Box<Main>),
     /// Nothing.
     Gone {
+        /// There was a container until now.
+        existed: bool,
         /// The exit code, where podman knew it.
         exit: Option<u8>,
         /// The end of its output.
@@ -294,13 +296,14 @@ impl Host {
     /// [`SettleError`]: try again later.
     pub fn settle(&self, record: &Record, wants_output: bool) -> Result<Settled, SettleError> {
         let lock = self.records.lock(&record.name)?;
-        let (mut exit, mut output) = (None, String::new());
+        let (mut existed, mut exit, mut output) = (false, None, String::new());
         if let Some(holder) = self.engine.holder(&record.name)?
             && holder.nonce == record.nonce
         {
             if let Some(main) = Main::see(&holder.id, holder.pid) {
                 return Ok(Settled::Runs(Box::new(main)));
             }
+            existed = true;
             exit = match holder.status.as_str() {
                 "exited" => Some(holder.exit),
                 "created" | "configured" | "initialized" => None,
@@ -313,7 +316,11 @@ impl Host {
             self.engine.remove(&holder.id)?;
         }
         self.records.remove(lock, &record.name)?;
-        Ok(Settled::Gone { exit, output })
+        Ok(Settled::Gone {
+            existed,
+            exit,
+            output,
+        })
     }
 
     /// Finds out what all recorded launches have become. `None`: not running, or a podman is still at work on it.

@@ -116,10 +116,16 @@ pub struct Container {
     pub container: String,
     /// The rule it was launched by.
     pub rule: String,
+    /// The network namespace that it was launched into, by name.
+    pub netns: Option<String>,
     /// Where it stands.
     pub state: State,
     /// The main process, as the host numbers it; 0 when there is none.
     pub pid: u32,
+    /// Seconds since the main process was started; when it has ended, since then. Absent where neither is known.
+    pub age: Option<u64>,
+    /// The exit code of the last container of this name that ended, as far as this life of the launcher knows.
+    pub last_exit: Option<u8>,
 }
 
 /// Where a side container stands.
@@ -129,8 +135,10 @@ pub enum State {
     Launching,
     /// Its main process is alive.
     Running,
-    /// It has ended and is being removed.
+    /// It has ended, and is being removed or is gone already.
     Ended,
     /// podman overran its deadline, or is left over from before: the truth is being found out.
     Unknown,
+    /// Its main process is alive, and the rule's readiness is waited for.
+    Readying,
 }

@@ -34,7 +34,7 @@ pub enum Body {
     },
     /// Which side containers are there?
     List {
-        /// Also those that have ended.
+        /// Also those that are gone, as far as this life of the launcher knows.
         all: bool,
         /// Only names after this one: the next page.
         after: Option<String>,

@@ -169,13 +169,16 @@ fn every_reply_has_its_number_and_its_order_of_fields() {
                 name: "n".into(),
                 container: "c".into(),
                 rule: "r".into(),
+                netns: Some("s".into()),
                 state: State::Running,
                 pid: 1,
+                age: Some(2),
+                last_exit: None,
             }],
             more: true,
         },
-        "020801016e0163017201\
-         0101",
+        "020801016e016301720101730101\
+         01020001",
     );
     reply(
         Reply::Chunk {
@@ -265,6 +268,7 @@ fn every_reason_state_and_attachment_has_its_number() {
         State::Running,
         State::Ended,
         State::Unknown,
+        State::Readying,
     ];
     for (number, state) in states.iter().enumerate() {
         assert_eq!(body_of(state), format!("{number:02x}"));
