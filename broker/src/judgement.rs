@@ -4,9 +4,10 @@
 //! again.
 
 use crate::bucket::Bucket;
+use crate::denials::{Refusal, denied};
 use portcullis_policy::{Decision, Denial, Peer, Policy, Rate, admits, decide};
 use portcullis_wire::{
-    Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Response, codec, limits,
+    Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Request, Response, codec, limits,
 };
 use std::time::{Duration, Instant};
 
@@ -27,17 +28,6 @@ pub enum Verdict {
     Refuse(Response, Refusal),
     /// The policy allows it: it goes to the launcher, which answers. The number is the request's.
     Forward(u64),
-}
-
-/// What the operator is told of a denial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// The rule that came closest.
-    pub rule: Option<String>,
-    /// All of it, whatever the policy lets the client know.
-    pub message: String,
 }
 
 /// How a datagram came.
@@ -97,6 +87,20 @@ impl Judge {
             Ok(request) => request,
             Err(error) => return misunderstood(error),
         };
+        let mut verdict = self.answer(&request, envelope, peer, admission);
+        if let (Verdict::Refuse(_, refusal), Body::Launch(launch)) = (&mut verdict, &request.body) {
+            refusal.launch = Some(denied(launch));
+        }
+        verdict
+    }
+
+    fn answer(
+        &mut self,
+        request: &Request,
+        envelope: Envelope,
+        peer: &Peer,
+        admission: Option<&Denial>,
+    ) -> Verdict {
         let id = request.id;
         if let Some(denial) = admission {
             return deny(id, denial);
@@ -182,6 +186,7 @@ fn misunderstood(error: DecodeError) -> Verdict {
         reason: error.reason(),
         rule: None,
         message: error.to_string(),
+        launch: None,
     };
     match error {
         DecodeError::Version(_) => {
@@ -203,6 +208,7 @@ fn deny(id: u64, denial: &Denial) -> Verdict {
         reason: denial.reason,
         rule: denial.rule.clone(),
         message: denial.message.clone(),
+        launch: None,
     };
     Verdict::Refuse(response, refusal)
 }
@@ -219,6 +225,7 @@ fn refuse(id: u64, reason: Reason, message: String) -> Verdict {
             reason,
             rule: None,
             message,
+            launch: None,
         },
     )
 }

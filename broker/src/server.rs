@@ -126,7 +126,7 @@ fn welcome(service: &Rc<Service>, client: OwnedFd) {
     let connection = Rc::new(Connection {
         socket,
         peer,
-        asker: Asker { uid, pid },
+        asker: Asker { uid, gid, pid },
         refused,
         heard: Cell::new(Instant::now()),
         ending: Cell::new(false),

@@ -3,8 +3,8 @@
 //! One thread uses it, and nothing of it is borrowed while anything waits.
 
 use crate::connection::Connection;
-use crate::denials::{Asker, Denials};
-use crate::judgement::{Judge, Refusal};
+use crate::denials::{Asker, Denials, Refusal};
+use crate::judgement::Judge;
 use crate::link::{Link, LinkError};
 use crate::socket;
 use portcullis_wire::{Order, limits};
@@ -123,12 +123,7 @@ impl Service {
 
     /// Counts a denial.
     pub fn refused(&self, refusal: Refusal, asker: Asker) {
-        let Refusal {
-            reason,
-            rule,
-            message,
-        } = refusal;
-        self.denials.borrow_mut().add(reason, rule, message, asker);
+        self.denials.borrow_mut().add(refusal, asker);
         self.denied.notify_one();
     }
 

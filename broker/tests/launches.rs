@@ -127,9 +127,21 @@ fn a_denied_launch_is_answered_here_and_told_to_the_launcher() {
         (Reason::Argument, Some("sleep"), 1)
     );
     assert_eq!(
-        (told[0].uid, told[0].pid),
-        (0, i32::try_from(std::process::id()).unwrap())
+        (told[0].uid, told[0].gid, told[0].pid),
+        (0, 0, i32::try_from(std::process::id()).unwrap())
     );
+    let asked = told[0].launch.as_ref().unwrap();
+    assert_eq!(asked.command.text, "sleep");
+    assert_eq!(asked.args.as_ref().unwrap().text, "5\0--help");
+    assert_eq!((&asked.netns, &asked.image), (&None, &None));
+}
+
+#[test]
+fn a_denial_of_what_is_no_launch_is_told_without_one() {
+    let broker = Broker::start();
+    let mut client = broker.connect();
+    assert_eq!(reason(client.ask(Body::Metrics)), Reason::Unsupported);
+    assert_eq!(denials(&broker)[0].launch, None);
 }
 
 #[test]

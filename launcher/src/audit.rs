@@ -5,7 +5,7 @@
 
 use crate::bucket::Bucket;
 use portcullis_policy::Rate;
-use portcullis_wire::{DenialCount, Launch, Reason};
+use portcullis_wire::{DenialCount, Excerpt, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
 use std::io;
@@ -104,16 +104,9 @@ impl Asked {
     #[must_use]
     pub fn of(launch: &Launch) -> Self {
         let list = |words: &[String], most: usize| {
-            let mut out = String::new();
-            let mut left = most;
-            for word in words {
-                if left < TEXT {
-                    let _ = write!(out, " … {} in all", words.len());
-                    break;
-                }
-                let text = cut(word, TEXT);
-                left = left.saturating_sub(in_json(&text) + 3);
-                let _ = write!(out, "{}'{text}'", if out.is_empty() { "" } else { " " });
+            let (mut out, whole) = list(words.iter().map(String::as_str), most);
+            if !whole {
+                let _ = write!(out, " … {} in all", words.len());
             }
             out
         };
@@ -188,6 +181,8 @@ pub fn record(agent: &str, who: Option<Who>, asked: &Asked, verdict: &Verdict<'_
 
 /// Writes the record of denials that the broker answered itself; its words are as little trusted as a client's.
 pub fn record_broker(agent: &str, generation: &str, denied: &DenialCount) {
+    let launch = denied.launch.as_ref();
+    let text = |excerpt: &Excerpt| cut_of(&excerpt.text, bytes(excerpt), TEXT);
     tracing::info!(
         target: "portcullis::audit",
         agent,
@@ -195,8 +190,13 @@ pub fn record_broker(agent: &str, generation: &str, denied: &DenialCount) {
         reason = denied.reason.code(),
         rule = denied.rule.as_ref().map(|r| cut(r, TEXT)),
         count = denied.count,
+        command = launch.map(|l| text(&l.command)),
+        args = launch.map(|l| l.args.as_ref().map(arguments).unwrap_or_default()),
+        netns = launch.and_then(|l| l.netns.as_ref()).map(text),
+        image = launch.and_then(|l| l.image.as_ref()).map(text),
         peer_pid = denied.pid,
         peer_uid = denied.uid,
+        peer_gid = denied.gid,
         generation,
         detail = cut(&denied.message, 1024),
         by = "broker",
@@ -261,14 +261,49 @@ impl DenialRecords {
     }
 }
 
+/// The arguments of a launch, as a broker tells them.
+fn arguments(excerpt: &Excerpt) -> String {
+    let (mut out, whole) = list(excerpt.text.split('\0'), ARGUMENTS);
+    if !whole || bytes(excerpt) > excerpt.text.len() {
+        let _ = write!(out, " … ({} bytes)", excerpt.bytes);
+    }
+    out
+}
+
+/// How many bytes a broker says that a text had.
+fn bytes(excerpt: &Excerpt) -> usize {
+    usize::try_from(excerpt.bytes).unwrap_or(usize::MAX)
+}
+
+/// Words in quotes, in at most so many bytes of JSON, and whether these are all.
+fn list<'a>(words: impl Iterator<Item = &'a str>, most: usize) -> (String, bool) {
+    let mut out = String::new();
+    let mut left = most;
+    for word in words {
+        if left < TEXT {
+            return (out, false);
+        }
+        let text = cut(word, TEXT);
+        left = left.saturating_sub(in_json(&text) + 3);
+        let _ = write!(out, "{}'{text}'", if out.is_empty() { "" } else { " " });
+    }
+    (out, true)
+}
+
 /// A text with everything escaped that is not plain to read, cut so that it takes about so many bytes in JSON.
 #[must_use]
 pub fn cut(text: &str, most: usize) -> String {
+    cut_of(text, text.len(), most)
+}
+
+/// [`cut`] for the beginning of a text that had so many bytes.
+fn cut_of(text: &str, bytes: usize, most: usize) -> String {
     let mut out = String::with_capacity(text.len().min(most));
     let mut left = most;
+    let mut whole = bytes <= text.len();
     for c in text.chars() {
         if left == 0 {
-            let _ = write!(out, "… ({} bytes)", text.len());
+            whole = false;
             break;
         }
         let from = out.len();
@@ -278,6 +313,9 @@ pub fn cut(text: &str, most: usize) -> String {
             c => out.extend(c.escape_default()),
         }
         left = left.saturating_sub(out.get(from..).map_or(0, in_json));
+    }
+    if !whole {
+        let _ = write!(out, "… ({bytes} bytes)");
     }
     out
 }
@@ -290,6 +328,86 @@ fn in_json(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_wire::{DeniedLaunch, limits};
+    use std::sync::{Arc, Mutex};
+
+    /// What is written in it to the log, as it stands there.
+    fn logged(write: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let to = log.clone();
+        let json = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || to.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(json), write);
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn excerpt(text: &str, bytes: u32) -> Excerpt {
+        let text = text.to_owned();
+        Excerpt { text, bytes }
+    }
+
+    fn denial(launch: DeniedLaunch, text: &str) -> DenialCount {
+        DenialCount {
+            reason: Reason::UnsupportedVersion,
+            rule: Some(text.to_owned()),
+            count: u32::MAX,
+            uid: u32::MAX,
+            gid: u32::MAX,
+            pid: i32::MIN,
+            message: text.to_owned(),
+            launch: Some(launch),
+        }
+    }
+
+    #[test]
+    fn a_brokers_denial_says_what_was_asked_for_and_how_much_of_it_is_missing() {
+        let launch = DeniedLaunch {
+            command: excerpt("dns\nmasq", 300),
+            args: Some(excerpt("--a\0\0b c'", 900)),
+            netns: Some(excerpt("qdhcp-1", 7)),
+            image: None,
+        };
+        let line = logged(|| record_broker("blue", "g", &denial(launch, "m")));
+        for part in [
+            r#""command":"dns\\nmasq… (300 bytes)""#,
+            r#""args":"'--a' '' 'b c\\'' … (900 bytes)""#,
+            r#""netns":"qdhcp-1""#,
+            r#""peer_gid":4294967295"#,
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(!line.contains("image"), "{line}");
+    }
+
+    #[test]
+    fn whatever_a_broker_says_a_record_stays_one_line_below_8_kib() {
+        for text in ["\"", "\n", "\\", "\u{2028}", "é", "x", "'", "\0", "x\0"] {
+            // All that fits into an order, in each of its texts.
+            let long = excerpt(&text.repeat(limits::DATAGRAM / text.len()), u32::MAX);
+            let launch = DeniedLaunch {
+                command: long.clone(),
+                args: Some(long.clone()),
+                netns: Some(long.clone()),
+                image: Some(long.clone()),
+            };
+            let (agent, generation) = ("x".repeat(32), "0".repeat(16));
+            let line = logged(|| record_broker(&agent, &generation, &denial(launch, &long.text)));
+            assert_eq!(line.lines().count(), 1);
+            assert!(line.len() < 8192, "{} with {text:?}", line.len());
+        }
+    }
 
     #[test]
     fn forged_fields_and_lines_stay_one_escaped_text() {

@@ -8,7 +8,8 @@
 
 use portcullis_tests::{DESCRIPTORS, FORGERIES, NOISE};
 use portcullis_wire::{
-    Attach, Body, DenialCount, Launch, Order, Reason, Request, Target, codec, limits,
+    Attach, Body, DenialCount, DeniedLaunch, Excerpt, Launch, Order, Reason, Request, Target,
+    codec, limits,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::dup;
@@ -245,15 +246,27 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
 
 /// More reports than anybody wants to read.
 fn flood(link: &OwnedFd) {
-    let forged = "\n{\"verdict\":\"allowed\",\"rule\":\"forged\"}".repeat(1000);
+    let forged = "\n{\"verdict\":\"allowed\",\"rule\":\"forged\"}".repeat(200);
+    let excerpt = Excerpt {
+        text: forged.clone(),
+        bytes: 0,
+    };
+    let launch = DeniedLaunch {
+        command: excerpt.clone(),
+        args: Some(excerpt.clone()),
+        netns: Some(excerpt.clone()),
+        image: Some(excerpt),
+    };
     for round in 0..500 {
         let count = DenialCount {
             reason: Reason::NoRule,
             rule: Some("x".repeat(1000)),
             count: u32::MAX,
             uid: 0,
+            gid: 0,
             pid: -1,
             message: forged.clone(),
+            launch: Some(launch.clone()),
         };
         order(link, &Order::Denied(vec![count]), &[]);
         order(link, &Order::Connections(round), &[]);

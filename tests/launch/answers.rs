@@ -70,7 +70,9 @@ fn one_audit_record_for_each_decision_and_its_phases() {
     let mut client = service.client();
     let answer = launched(client.launch(launch("sleep", &["1000"])));
     let _ = failed_or_launched(client.launch(launch("ends", &[])));
-    assert_eq!(denied(client.launch(launch("reboot", &[]))), Reason::NoRule);
+    let mut reboot = launch("reboot", &["--force", "a b", "\n'"]);
+    reboot.netns = Some("qdhcp-1".into());
+    assert_eq!(denied(client.launch(reboot)), Reason::NoRule);
     holds("three records", || service.audit().records().len() == 3);
     let audit = service.audit();
     let records = audit.with("name", "sleep-1000");
@@ -85,6 +87,11 @@ fn one_audit_record_for_each_decision_and_its_phases() {
     let denial = &audit.with("reason", "no-rule");
     assert_eq!(denial.len(), 1, "{audit:?}");
     assert_eq!(denial[0]["by"], "broker");
+    // The broker's own denials say what was asked for, as the launcher's do.
+    assert_eq!(denial[0]["command"], "reboot");
+    assert_eq!(denial[0]["args"], r"'--force' 'a b' '\n\''");
+    assert_eq!(denial[0]["netns"], "qdhcp-1");
+    assert_eq!(denial[0]["peer_gid"], 0);
 }
 
 fn failed_or_launched(reply: Reply) -> Option<Reason> {

@@ -15,7 +15,7 @@ mod request;
 
 pub use agent::{AgentName, BadAgentName};
 pub use codec::DecodeError;
-pub use link::{DenialCount, Directive, Order, PolicyBundle, PolicyText};
+pub use link::{DenialCount, DeniedLaunch, Directive, Excerpt, Order, PolicyBundle, PolicyText};
 pub use reason::Reason;
 pub use reply::{Container, Failure, Pong, Reply, Response, State};
 pub use request::{Attach, Body, Launch, Request, Target};

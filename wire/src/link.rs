@@ -40,10 +40,37 @@ pub struct DenialCount {
     pub count: u32,
     /// The user of the last one's peer.
     pub uid: u32,
+    /// The group of the last one's peer.
+    pub gid: u32,
     /// The process of the last one's peer, as the host numbers it.
     pub pid: i32,
-    /// The last one's message, cut to 1 KiB.
+    /// The last one's message, cut.
     pub message: String,
+    /// What the last one asked for, where it was a launch that could be read.
+    pub launch: Option<DeniedLaunch>,
+}
+
+/// What a launch that was denied asked for, each text cut, so that many of them fit into one order. Its environment is not
+/// told: a message names the entry that was not allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedLaunch {
+    /// The command.
+    pub command: Excerpt,
+    /// The arguments, with a NUL between two of them, which none has in it. `None`: there were none.
+    pub args: Option<Excerpt>,
+    /// The network namespace.
+    pub netns: Option<Excerpt>,
+    /// The image.
+    pub image: Option<Excerpt>,
+}
+
+/// The beginning of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt {
+    /// As much of it as there is room for.
+    pub text: String,
+    /// How many bytes it had.
+    pub bytes: u32,
 }
 
 /// From the launcher to the broker.

@@ -8,8 +8,8 @@
 )]
 
 use portcullis_wire::{
-    Attach, Body, Container, DenialCount, Directive, Failure, Launch, Order, PolicyBundle,
-    PolicyText, Pong, Reason, Reply, Request, Response, State, Target, codec,
+    Attach, Body, Container, DenialCount, DeniedLaunch, Directive, Excerpt, Failure, Launch, Order,
+    PolicyBundle, PolicyText, Pong, Reason, Reply, Request, Response, State, Target, codec,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -211,10 +211,34 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
             rule: None,
             count: 2,
             uid: 3,
+            gid: 4,
             pid: -1,
             message: "m".into(),
+            launch: None,
         }]),
-        "02010500020301016d",
+        "0201050002030401016d00",
+    );
+    let excerpt = |text: &str, bytes| Excerpt {
+        text: text.into(),
+        bytes,
+    };
+    order(
+        &Order::Denied(vec![DenialCount {
+            reason: Reason::Argument,
+            rule: Some("r".into()),
+            count: 1,
+            uid: 0,
+            gid: 0,
+            pid: 7,
+            message: String::new(),
+            launch: Some(DeniedLaunch {
+                command: excerpt("c", 1),
+                args: Some(excerpt("a\0b", 300)),
+                netns: Some(excerpt("n", 1)),
+                image: None,
+            }),
+        }]),
+        "0201080101720100000e00010163010103610062ac0201016e0100",
     );
     order(&Order::Connections(5), "0305");
     assert_eq!(body_of(&Directive::Drain), "00");
