@@ -1,6 +1,6 @@
 //! What the payload inherits: the same as from the podman command typed by hand, and nothing of ours.
 
-use portcullis_tests::{Host, LEAK, Process, holds, launch, launched};
+use portcullis_tests::{Host, LEAK, Process, holds, inheritance, launch, launched};
 use portcullis_wire::Body;
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,100 +20,6 @@ environment = ["PROCESS_TAG=plain"]
 mounts = [{ source = "{shared}", target = "/shared", mode = "rw" }]
 pids = 64
 "#;
-
-/// What is compared of a process, with what differs between any two containers left out.
-fn inheritance(process: Process, id: &str) -> BTreeMap<String, String> {
-    let own = [
-        "Pid",
-        "Tgid",
-        "PPid",
-        "NStgid",
-        "NSpid",
-        "NSpgid",
-        "NSsid",
-        "Ngid",
-        "State",
-        "Threads",
-        "voluntary_ctxt_switches",
-        "nonvoluntary_ctxt_switches",
-        "FDSize",
-        "SigQ",
-    ];
-    let mut all: BTreeMap<String, String> = process.status();
-    all.retain(|key, _| {
-        !own.contains(&key.as_str())
-            && !key.starts_with("Vm")
-            && !key.starts_with("Rss")
-            && !key.starts_with("HugetlbPages")
-    });
-    let mut add = |key: &str, value: String| all.insert(key.to_owned(), value);
-    for file in [
-        "limits",
-        "oom_score_adj",
-        "timerslack_ns",
-        "personality",
-        "coredump_filter",
-        "loginuid",
-        "attr/current",
-        "uid_map",
-        "gid_map",
-        "cmdline",
-    ] {
-        let text = fs::read_to_string(process.file(file)).unwrap_or_else(|e| e.to_string());
-        add(file, text);
-    }
-    let mut environment: Vec<_> = process
-        .environment()
-        .into_iter()
-        .map(|entry| entry.replace(id.get(..12).unwrap(), "ID"))
-        .collect();
-    environment.sort();
-    add("environment", environment.join("\n"));
-    let descriptors: Vec<_> = process
-        .descriptors()
-        .into_iter()
-        .map(|(number, target)| format!("{number} {}", target.split(':').next().unwrap()))
-        .collect();
-    add("descriptors", descriptors.join("\n"));
-    add(
-        "cwd",
-        fs::read_link(process.file("cwd"))
-            .unwrap()
-            .display()
-            .to_string(),
-    );
-    let stat = fs::read_to_string(process.file("stat")).unwrap();
-    let fields: Vec<_> = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .collect();
-    add(
-        "priority and nice",
-        format!("{} {}", fields[15], fields[16]),
-    );
-    add(
-        "real-time priority and policy",
-        format!("{} {}", fields[37], fields[38]),
-    );
-    let cgroup = fs::read_to_string(process.file("cgroup")).unwrap();
-    add("cgroup", cgroup.replace(id, "ID"));
-    let mounts = fs::read_to_string(process.file("mountinfo")).unwrap();
-    let mut mounts: Vec<String> = mounts
-        .lines()
-        .map(|line| {
-            line.split(' ')
-                .skip(4)
-                .take(2)
-                .collect::<Vec<_>>()
-                .join(" ")
-        })
-        .collect();
-    mounts.sort(); // podman's own order changes from run to run
-    add("mounts", mounts.join("\n"));
-    all
-}
 
 #[test]
 fn invariant_8_a_side_container_is_the_same_as_one_typed_by_hand() {

@@ -5,7 +5,6 @@ use rustix::mount::{UnmountFlags, unmount};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 use tempfile::TempDir;
 
 /// Everything that one test has, removed on drop.
@@ -49,7 +48,7 @@ impl Host {
         for name in ["etc/agents", "run", "private", "state", "log", "shared"] {
             fs::create_dir_all(dir.path().join(name)).expect("a directory");
         }
-        let engine = Engine::new(&dir.path().join("engine"), &image());
+        let engine = Engine::new(&dir.path().join("engine"), &image("busybox"));
         Self {
             engine,
             _mounts: Mounts(dir.path().to_owned()),
@@ -94,7 +93,7 @@ impl Host {
     /// The root file system of [`IMAGE`](crate::IMAGE), as a tar file.
     #[must_use]
     pub fn image_file(&self) -> PathBuf {
-        image()
+        image("busybox")
     }
 }
 
@@ -104,15 +103,12 @@ impl Default for Host {
     }
 }
 
-/// The busybox image's root file system, made on first use.
-fn image() -> PathBuf {
-    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/make.sh");
-        let made = Command::new(script).arg("busybox").output();
-        let made = made.expect("images/make.sh");
-        assert!(made.status.success(), "{made:?}");
-        let path = String::from_utf8(made.stdout).expect("UTF-8");
-        path.trim_end().into()
-    });
-    FILE.clone()
+/// The root file system of one of `images/make.sh`'s images, made on first use.
+pub(crate) fn image(name: &str) -> PathBuf {
+    static SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../images/make.sh");
+    let made = Command::new(SCRIPT).arg(name).output();
+    let made = made.expect("images/make.sh");
+    assert!(made.status.success(), "{made:?}");
+    let path = String::from_utf8(made.stdout).expect("UTF-8");
+    path.trim_end().into()
 }
