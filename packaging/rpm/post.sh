@@ -11,5 +11,5 @@ if [ -d /run/systemd/system ]; then
 		systemctl start portcullis.target
 	fi
 	# Only what runs; its socket is not touched, and side containers run on.
-	systemctl try-restart 'portcullis@*.service'
+	systemctl try-restart 'portcullis@*.service' || true
 fi
