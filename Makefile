@@ -77,23 +77,25 @@ bench: build
 	$(CARGO) run --release -p portcullis-benches --bin bench
 
 # Pinned, so that a package is the same today and tomorrow; built once, into target/tools.
-PACKAGERS := cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
+DEB := cargo-deb@3.8.0
+RPM := cargo-generate-rpm@0.21.1
 
 # A package is what `make install` makes, wrapped: there is one list of files.
 # (`make` by its name: by $(MAKE) in it, `make -n` would run the whole recipe.)
 package: build
-	for packager in $(PACKAGERS); do
+	for packager in $(DEB) $(RPM); do
 		# In a directory of cargo's own: the packagers' two hundred crates are of no further use.
-		[ -x "target/tools/bin/$${packager%@*}" ] ||
-			env -u CARGO_TARGET_DIR $(CARGO) install --locked --root target/tools "$$packager"
+		[ -x "target/tools/$$packager/bin/$${packager%@*}" ] ||
+			env -u CARGO_TARGET_DIR $(CARGO) install --locked --root "target/tools/$$packager" "$$packager"
 	done
 	rm -rf target/dist/{root,pages} target/dist/*.{deb,rpm,tar.gz}
 	$(CARGO) run --quiet -p portcullis-policy --example pages -- target/dist/pages
 	make --no-print-directory install DESTDIR="$(CURDIR)/target/dist/root" PREFIX=/usr
 	for package in host client; do
-		images/host-rust.sh target/tools/bin/cargo-deb --quiet --no-build --no-strip --no-dbgsym -p portcullis-policy \
-			--variant=$$package --output target/dist/
-		images/host-rust.sh target/tools/bin/cargo-generate-rpm -p policy --variant=$$package --output target/dist/
+		images/host-rust.sh target/tools/$(DEB)/bin/cargo-deb --quiet --no-build --no-strip --no-dbgsym \
+			-p portcullis-policy --variant=$$package --output target/dist/
+		images/host-rust.sh target/tools/$(RPM)/bin/cargo-generate-rpm -p policy --variant=$$package \
+			--output target/dist/
 	done
 	# For `ADD … /` in an image. Files alone: a directory in it would change the mode of the image's own.
 	version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
