@@ -2,11 +2,12 @@
 //! (`hostile_broker/main.rs` is that broker).
 
 use portcullis_tests::{
-    Agent, Client, DESCRIPTORS, FORGERIES, Host, NOISE, Service, holds, launch,
+    Agent, Client, DESCRIPTORS, FORGERIES, Host, NOISE, Process, Service, denied, holds, launch,
 };
-use portcullis_wire::{Body, Reply};
+use portcullis_wire::{Body, Reason, Reply};
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 const RULES: &str = r#"
 [[launch]]
@@ -24,11 +25,14 @@ user = "0:0"
 fn broker(host: &Host, attack: &str) -> PathBuf {
     let dir = host.path().join("hostile");
     fs::create_dir_all(&dir).unwrap();
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(host.path(), open).unwrap(); // it starts itself again as the broker's user
+    mode(host.path(), 0o755); // it starts itself again as the broker's user
     let path = dir.join(format!("hostile-broker.{attack}"));
     fs::copy(env!("CARGO_BIN_EXE_hostile-broker"), &path).unwrap();
     path
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Lets it attack in that many ways, one launcher for each; each time nothing outside the policy is run, and the
@@ -103,6 +107,14 @@ fn nothing_but_the_allowed(agent: &Agent) {
     }
 }
 
+/// Asks for what the policy allows, by that connection; a broker that forwards whatever comes makes no difference.
+#[track_caller]
+fn is_refused(agent: &Agent, client: &mut Client) {
+    let reply = client.launch(launch("sleep", &["100"]));
+    assert_eq!(denied(reply), Reason::Peer);
+    assert!(agent.host().engine().calls().runs().is_empty());
+}
+
 #[test]
 fn a_broker_that_sends_what_is_no_order_gets_nothing_and_the_launcher_lives() {
     survives("noise", NOISE);
@@ -116,6 +128,41 @@ fn a_broker_that_sends_wrong_descriptors_gets_nothing_and_the_launcher_lives() {
 #[test]
 fn invariant_3_a_broker_that_forges_requests_gets_nothing_that_the_policy_does_not_allow() {
     survives("forgery", FORGERIES);
+}
+
+#[test]
+fn invariant_3_a_client_of_a_user_that_the_policy_does_not_admit_is_refused_whatever_is_forwarded()
+{
+    let host = Host::new();
+    let agent = host
+        .agent("blue", RULES)
+        .broker_binary(broker(&host, "forward"));
+    let _service = agent.start();
+    mode(&agent.socket(), 0o777);
+    let mut client = Client::connect_as(12345, &agent.socket()).unwrap();
+    is_refused(&agent, &mut client);
+    let records = agent.audit();
+    assert_eq!(records.with("reason", "peer")[0]["peer_uid"], 12345);
+}
+
+#[test]
+fn invariant_3_a_client_that_has_ended_is_refused_though_another_process_holds_its_connection() {
+    for reaped in [true, false] {
+        let host = Host::new();
+        let agent = host
+            .agent("blue", RULES)
+            .broker_binary(broker(&host, "forward"));
+        let _service = agent.start();
+        let (mut client, mut child) = Client::connect_by_child(&agent.socket()).unwrap();
+        if reaped {
+            assert!(child.wait().unwrap().success());
+        }
+        holds("the child has ended", || {
+            Process::find(child.id().try_into().unwrap()).is_none()
+        });
+        is_refused(&agent, &mut client);
+        let _ = child.wait();
+    }
 }
 
 #[test]

@@ -7,10 +7,13 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
 };
+use rustix::thread::{Gid, Uid, set_thread_res_gid, set_thread_res_uid};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,41 @@ impl Client {
         set_socket_timeout(&socket, Timeout::Recv, Some(LONG))?;
         set_socket_timeout(&socket, Timeout::Send, Some(LONG))?;
         Ok(Self { socket, last_id: 0 })
+    }
+
+    /// Connects by a child, which is given back and ends at once: it is the peer, and this process holds the connection.
+    ///
+    /// # Errors
+    /// As connect(2).
+    #[allow(unsafe_code)]
+    pub fn connect_by_child(path: &Path) -> io::Result<(Self, Child)> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(LONG))?;
+        let (address, theirs) = (SocketAddrUnix::new(path)?, socket.try_clone()?);
+        let mut command = Command::new("/bin/true");
+        // SAFETY: runs between fork and exec; connect is a plain system call.
+        unsafe { command.pre_exec(move || Ok(connect(&theirs, &address)?)) };
+        let child = command.spawn()?;
+        Ok((Self { socket, last_id: 0 }, child))
+    }
+
+    /// Connects as another user.
+    ///
+    /// # Errors
+    /// As connect(2).
+    ///
+    /// # Panics
+    /// When this process may not become that user.
+    pub fn connect_as(id: u32, path: &Path) -> io::Result<Self> {
+        let connect = || {
+            // Of this thread alone, which ends with it.
+            let (gid, uid) = (Gid::from_raw(id), Uid::from_raw(id));
+            set_thread_res_gid(gid, gid, gid).expect("another group");
+            set_thread_res_uid(uid, uid, uid).expect("another user");
+            Self::connect(path)
+        };
+        std::thread::scope(|scope| scope.spawn(connect).join().expect("a thread"))
     }
 
     /// Sends a request and gives its id.
