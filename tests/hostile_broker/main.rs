@@ -6,13 +6,12 @@
 //! that came before it.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use portcullis_tests::{DESCRIPTORS, FORGERIES, NOISE};
+use portcullis_tests::{DESCRIPTORS, FLOODS, FORGERIES, LAYERS, NOISE};
 use portcullis_wire::{
     Attach, Body, DenialCount, DeniedLaunch, Excerpt, Launch, Order, Reason, Request, Target,
     codec, limits,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::dup;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, accept_with, recv, sendmsg, socket_with, socketpair,
@@ -21,7 +20,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -65,7 +64,11 @@ fn attack(kind: &str, number: usize) {
     if kind == "silent" {
         return wait_for_the_end(&link);
     }
-    order(&link, &ready(), &[]);
+    let ready = match kind {
+        "layers" => ready(&layers()[number]),
+        _ => ready(&["seccomp".to_owned()]),
+    };
+    order(&link, &ready, &[]);
     let client = accept_with(&listener, SocketFlags::CLOEXEC).expect("a client");
     let mut bytes = vec![0; limits::DATAGRAM];
     let (length, _) = recv(&client, &mut bytes[..], RecvFlags::empty()).expect("a request");
@@ -79,13 +82,20 @@ fn attack(kind: &str, number: usize) {
                 forward(&link, &bytes, &[client.as_fd()]);
             }
         }
-        "flood" => flood(&link),
+        "flood" => flood(&link, number),
         "ready" => {
             for _ in 0..2000 {
-                order(&link, &ready(), &[]);
+                order(&link, &ready, &[]);
             }
         }
-        "forward" => {} // as an honest one does, whoever the client is
+        "empty" => send(&link, b"", &[]),
+        "close-link-and-sleep" => {
+            drop(link);
+            loop {
+                std::thread::park();
+            }
+        }
+        "forward" | "layers" => {} // as an honest one does, whoever the client is
         other => panic!("no attack {other}"),
     }
     forward(&link, &bytes, &[client.as_fd()]);
@@ -245,8 +255,8 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
     ]
 }
 
-/// More reports than anybody wants to read.
-fn flood(link: &OwnedFd) {
+/// More reports than anybody wants to read, each in an order of its own or all in one.
+fn flood(link: &OwnedFd, number: usize) {
     let forged = "\n{\"verdict\":\"allowed\",\"rule\":\"forged\"}".repeat(200);
     let excerpt = Excerpt {
         text: forged.clone(),
@@ -258,28 +268,49 @@ fn flood(link: &OwnedFd) {
         netns: Some(excerpt.clone()),
         image: Some(excerpt),
     };
+    let count = DenialCount {
+        reason: Reason::NoRule,
+        rule: Some("x".repeat(1000)),
+        count: u32::MAX,
+        uid: 0,
+        gid: 0,
+        pid: -1,
+        message: forged,
+        launch: Some(launch),
+    };
+    let short = DenialCount {
+        rule: None,
+        message: String::new(),
+        launch: None,
+        ..count.clone()
+    };
+    let reports: [_; FLOODS] = [vec![count], vec![short; 1000]];
     for round in 0..500 {
-        let count = DenialCount {
-            reason: Reason::NoRule,
-            rule: Some("x".repeat(1000)),
-            count: u32::MAX,
-            uid: 0,
-            gid: 0,
-            pid: -1,
-            message: forged.clone(),
-            launch: Some(launch.clone()),
-        };
-        order(link, &Order::Denied(vec![count]), &[]);
+        order(link, &Order::Denied(reports[number].clone()), &[]);
         order(link, &Order::Connections(round), &[]);
         order(link, &Order::Connections(u32::MAX), &[]);
     }
 }
 
-fn ready() -> Order<'static> {
+fn ready(layers: &[String]) -> Order<'static> {
     Order::Ready {
-        layers: vec!["seccomp".into()],
+        layers: layers.to_vec(),
         landlock_abi: 255,
     }
+}
+
+/// What is no layer of any sandbox: words to the service manager, and more of them than it takes.
+fn layers() -> [Vec<String>; LAYERS] {
+    let one = |layer: &str| vec!["seccomp".to_owned(), layer.to_owned()];
+    [
+        one("x\nMAINPID=1234"),
+        one("x\nWATCHDOG=trigger"),
+        one("x\nSTOPPING=1"),
+        one("\n\u{202e}forged"),
+        one(&"x".repeat(5 * 1024)),
+        one(&"x".repeat(60 * 1024)),
+        vec!["seccomp".to_owned(); 60 * 1024 / 8],
+    ]
 }
 
 fn launch(args: &[&str]) -> Vec<u8> {
@@ -320,9 +351,8 @@ fn wait_for_the_end(link: &OwnedFd) {
 
 #[allow(unsafe_code)]
 fn inherited(number: RawFd) -> OwnedFd {
-    // SAFETY: the launcher opened it for this process before its start, and nothing here closes it.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-    let descriptor = dup(descriptor).expect("an inherited descriptor");
+    // SAFETY: the launcher opened it for this process before its start, and each is asked for once.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     let flags = fcntl_getfl(&descriptor).expect("its flags");
     fcntl_setfl(&descriptor, flags - OFlags::NONBLOCK).expect("blocking");
     descriptor

@@ -2,12 +2,16 @@
 //! (`hostile_broker/main.rs` is that broker).
 
 use portcullis_tests::{
-    Agent, Client, DESCRIPTORS, FORGERIES, Host, NOISE, Process, Service, denied, holds, launch,
+    Agent, Client, DESCRIPTORS, FLOODS, FORGERIES, Host, LAYERS, NOISE, Process, Service, denied,
+    holds, launch, until,
 };
 use portcullis_wire::{Body, Reason, Reply};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+/// The most records of a broker's own reports: an honest one sends a report a second, with a record for each kind of denial.
+const REPORTS: usize = 32;
 
 const RULES: &str = r#"
 [[launch]]
@@ -33,6 +37,12 @@ fn broker(host: &Host, attack: &str) -> PathBuf {
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// How often it was started.
+fn starts(broker: &Path) -> usize {
+    let text = fs::read_to_string(broker.with_file_name("starts")).unwrap_or_default();
+    text.lines().count()
 }
 
 /// Lets it attack in that many ways, one launcher for each; each time nothing outside the policy is run, and the
@@ -105,6 +115,31 @@ fn nothing_but_the_allowed(agent: &Agent) {
         assert!(record.is_object(), "one line, one record: {record}");
         assert_ne!(record["rule"], "forged");
     }
+    let reported = agent.audit().with("by", "broker").len();
+    assert!(reported <= REPORTS, "{reported} records of its reports");
+}
+
+/// It attacks and does not go: it is ended, another one is started, and meanwhile the operator is answered.
+#[track_caller]
+fn is_replaced(attack: &str) {
+    let host = Host::new();
+    let path = broker(&host, attack);
+    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let mut service = agent.start();
+    let first = until("a broker", || {
+        let mut children = service.launcher().children().into_iter();
+        children.find(|child| child.arguments().contains(&"--attack".into()))
+    });
+    let mut client = agent.client();
+    let id = client
+        .send(Body::Launch(launch("sleep", &["100"])))
+        .unwrap();
+    assert!(!conclusion(&client, id), "the connection ends with it");
+    alive(&mut service);
+    holds("it is ended", || !first.is_alive());
+    holds("another one is started", || starts(&path) >= 2);
+    alive(&mut service);
+    nothing_but_the_allowed(&agent);
 }
 
 /// Asks for what the policy allows, by that connection; a broker that forwards whatever comes makes no difference.
@@ -166,13 +201,54 @@ fn invariant_3_a_client_that_has_ended_is_refused_though_another_process_holds_i
 }
 
 #[test]
+fn a_broker_that_sends_an_empty_datagram_is_ended_and_replaced() {
+    is_replaced("empty");
+}
+
+#[test]
+fn a_broker_that_closes_its_link_and_lives_on_is_ended_and_replaced() {
+    is_replaced("close-link-and-sleep");
+}
+
+/// Each line of what the service manager is told is an assignment, and `MAINPID=` would be obeyed.
+#[test]
+fn what_a_broker_calls_its_layers_tells_the_service_manager_nothing() {
+    let host = Host::new();
+    let path = broker(&host, "layers");
+    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    for number in 0..LAYERS {
+        fs::write(path.with_file_name("number"), number.to_string()).unwrap();
+        let mut service = agent.start();
+        let mut client = agent.client();
+        let id = client.send(Body::Launch(launch("sleep", &["100"])));
+        id.map(|id| conclusion(&client, id)).unwrap();
+        let mut said = Vec::new();
+        holds("it is told something", || {
+            said.extend(service.notifications());
+            !said.is_empty()
+        });
+        alive(&mut service);
+        said.extend(service.notifications());
+        for words in &said {
+            assert!(words.len() < 4096, "{} bytes", words.len());
+            for line in words.lines() {
+                let ours = ["READY=1", "STATUS=", "WATCHDOG=1"];
+                assert!(ours.iter().any(|ours| line.starts_with(ours)), "{words:?}");
+            }
+        }
+        nothing_but_the_allowed(&agent);
+        service.kill();
+    }
+}
+
+#[test]
 fn a_broker_that_sends_a_request_again_and_again_gets_one_container() {
     survives("replay", 1);
 }
 
 #[test]
 fn a_broker_that_floods_the_link_with_reports_gets_nothing_and_the_launcher_lives() {
-    survives("flood", 1);
+    survives("flood", FLOODS);
 }
 
 /// Each would be a word to the service manager, whose socket fills up: nobody reads it here.
@@ -208,12 +284,8 @@ fn a_broker_that_dies_at_once_is_started_again_with_pauses_that_grow() {
     let path = broker(&host, "crash");
     let agent = host.agent("blue", RULES).broker_binary(path.clone());
     let mut service = agent.start();
-    let starts = || {
-        let text = fs::read_to_string(path.with_file_name("starts")).unwrap_or_default();
-        text.lines().count()
-    };
     let begin = std::time::Instant::now();
-    holds("it is started again", || starts() >= 4);
+    holds("it is started again", || starts(&path) >= 4);
     assert!(begin.elapsed().as_millis() > 300, "not as fast as it dies");
     alive(&mut service);
     assert!(host.engine().calls().runs().is_empty());

@@ -42,5 +42,9 @@ pub use service::{LEAK, Service};
 pub const FORGERIES: usize = 24;
 /// wrong descriptors,
 pub const DESCRIPTORS: usize = 15;
-/// and bytes that are no orders.
+/// bytes that are no orders,
 pub const NOISE: usize = 10;
+/// layers that no sandbox has,
+pub const LAYERS: usize = 7;
+/// and floods of reports.
+pub const FLOODS: usize = 2;

@@ -131,6 +131,17 @@ impl Service {
         });
     }
 
+    /// What it has said to the service manager since it was last asked: one text for each datagram.
+    #[must_use]
+    pub fn notifications(&self) -> Vec<String> {
+        let mut buffer = vec![0; 128 * 1024];
+        let mut said = Vec::new();
+        while let Ok(length) = self.notifications.recv(&mut buffer) {
+            said.push(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into());
+        }
+        said
+    }
+
     /// Reloads the policy and waits until it says that it is done.
     #[track_caller]
     pub fn reload(&self) {
