@@ -1,9 +1,65 @@
 //! What a person can do about a reason code. Who reads this sits in an agent's container, or in front of its log.
 
+use crate::asked::Question;
+use crate::operator::subcommand;
+use crate::whom::Whom;
 use portcullis_wire::Reason;
+use rustix::io::Errno;
+
+/// Who is not there, why, and what would help.
+pub(crate) fn unreachable(question: &Question, errno: Errno, error: &str) -> String {
+    let path = question.whom.path();
+    let (who, advice) = match (&question.whom, errno) {
+        (_, Errno::PROTOTYPE) => (None, "this is some other program's socket".to_owned()),
+        (_, Errno::NAMETOOLONG) => (None, "a socket's path has at most 107 bytes".to_owned()),
+        (Whom::Launcher(agent), Errno::ACCESS | Errno::PERM) => {
+            (Some(agent), "only root may ask there: try sudo".to_owned())
+        }
+        (Whom::Launcher(agent), _) => {
+            let advice = format!(
+                "is the agent's socket unit enabled on this host? systemctl enable --now portcullis@{agent}.socket"
+            );
+            (Some(agent), advice)
+        }
+        // On the host there is no broker's socket where an agent has it.
+        (Whom::Broker, _) if subcommand(&question.body).is_some() => (None, on_the_host(question)),
+        (_, Errno::ACCESS | Errno::PERM) => (None, "this user may not use it".to_owned()),
+        (_, Errno::CONNREFUSED) => {
+            let advice = "nobody listens on it: the operator has to start portcullis@AGENT.socket on the host";
+            (None, advice.to_owned())
+        }
+        _ => {
+            let advice = "the operator has to mount the agent's directory of /run/portcullis there, and to start portcullis@AGENT.socket";
+            (None, advice.to_owned())
+        }
+    };
+    let who = who.map_or_else(
+        || "broker".to_owned(),
+        |agent| format!("launcher of the agent {agent}"),
+    );
+    format!("no {who} at {}: {error}; {advice}", path.display())
+}
+
+/// [`of`], for what an operator asks.
+pub(crate) fn about(question: &Question, reason: Reason) -> String {
+    match reason {
+        Reason::Unsupported
+            if question.whom.agent().is_none() && subcommand(&question.body).is_some() =>
+        {
+            on_the_host(question)
+        }
+        _ => of(reason).to_owned(),
+    }
+}
+
+/// What an agent cannot ask.
+fn on_the_host(question: &Question) -> String {
+    let word = subcommand(&question.body).unwrap_or("ps");
+    format!("it is for the operator, on the host: portcullis --agent NAME {word}")
+}
 
 /// One clause that follows the broker's own message.
-pub(crate) fn of(reason: Reason) -> &'static str {
+fn of(reason: Reason) -> &'static str {
     match reason {
         Reason::Malformed | Reason::UnsupportedVersion => {
             "are this client and the broker of the same version?"

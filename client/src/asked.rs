@@ -3,42 +3,42 @@
 //!
 //! No environment variable is read: an agent's root helper scrubs them, and a stray one must not redirect a request.
 
-use crate::netns;
+use crate::whom::Whom;
+use crate::{netns, operator};
 use lexopt::prelude::*;
 use portcullis_wire::limits::{ARGUMENTS, ENVIRONMENT};
 use portcullis_wire::{Body, Launch};
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The name by which this program is not an applet.
 const OWN_NAME: &str = "portcullis";
-/// Where an agent finds its broker: the operator mounts the directory there.
-const SOCKET: &str = "/run/portcullis/broker.sock";
 /// How long a launch may take, all repetitions together. A rule may well allow a program 300 s to become ready.
-const LAUNCH_PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const LAUNCH_PATIENCE: Duration = Duration::from_secs(600);
 /// How long an answer that needs no launch may take.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 const HELP: &str = include_str!("help.txt");
+const SUBCOMMANDS: &str = "run, explain and ping, and for the operator ps, logs, stop and metrics";
 
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    /// Ask the broker.
+    /// Ask the broker, or the launcher.
     Question(Question),
     /// Print this on standard output, and no more.
     Print(String),
 }
 
-/// One question to the broker.
+/// One question.
 #[derive(Debug)]
 pub(crate) struct Question {
     /// Whom to ask.
-    pub(crate) socket: PathBuf,
-    /// What.
+    pub(crate) whom: Whom,
+    /// What. A list is asked for page by page, beginning with this one.
     pub(crate) body: Body,
-    /// How long to wait for the answer, repetitions included.
+    /// How long to wait for the answer, repetitions included; of an answer in pieces, for each.
     pub(crate) patience: Duration,
     /// How the answer is told.
     pub(crate) manner: Manner,
@@ -51,7 +51,7 @@ pub(crate) enum Manner {
     Applet,
     /// A line for a person.
     Plain,
-    /// One JSON object.
+    /// One JSON object; for a list, one for each row.
     Json,
 }
 
@@ -129,7 +129,7 @@ fn applet(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Asked, A
         ..Launch::default()
     };
     Ok(Asked::Question(Question {
-        socket: SOCKET.into(),
+        whom: Whom::Broker,
         body: Body::Launch(bounded(launch)?),
         patience: LAUNCH_PATIENCE,
         manner: Manner::Applet,
@@ -137,11 +137,12 @@ fn applet(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Asked, A
 }
 
 fn own(mut parser: lexopt::Parser) -> Result<Asked, AskedError> {
-    let mut socket = PathBuf::from(SOCKET);
+    let mut whom = Whom::Broker;
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("socket") => socket = parser.value()?.into(),
-            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            Long("socket") => whom.take_socket(&mut parser)?,
+            Long("agent") => whom.take_agent(&mut parser)?,
+            Short('h') | Long("help") => return Ok(help()),
             Short('V') | Long("version") => {
                 return Ok(Asked::Print(format!(
                     "portcullis {}\n",
@@ -150,29 +151,34 @@ fn own(mut parser: lexopt::Parser) -> Result<Asked, AskedError> {
             }
             Value(word) => {
                 return match word.to_str() {
-                    Some("run") => run(parser, socket, false),
-                    Some("explain") => run(parser, socket, true),
-                    Some("ping") => ping(parser, socket),
-                    Some("help") => Ok(Asked::Print(HELP.to_owned())),
+                    Some("run") => run(parser, whom, false),
+                    Some("explain") => run(parser, whom, true),
+                    Some("ping") => ping(parser, whom),
+                    Some("ps") => operator::ps(parser, whom),
+                    Some("logs") => operator::logs(parser, whom),
+                    Some("stop") => operator::stop(parser, whom),
+                    Some("metrics") => operator::metrics(parser, whom),
+                    Some("help") => Ok(help()),
                     _ => Err(AskedError::Usage(format!(
-                        "{word:?} is no subcommand: run, explain and ping are"
+                        "{word:?} is no subcommand: {SUBCOMMANDS} are"
                     ))),
                 };
             }
             other => return Err(other.unexpected().into()),
         }
     }
-    Err(AskedError::Usage(
-        "a subcommand is missing: run, explain or ping".to_owned(),
-    ))
+    Err(AskedError::Usage(format!(
+        "a subcommand is missing: {SUBCOMMANDS} are there"
+    )))
+}
+
+/// The help text is what is to be printed.
+pub(crate) fn help() -> Asked {
+    Asked::Print(HELP.to_owned())
 }
 
 /// `run` and `explain`: options up to the command, and from there on all is the command's.
-fn run(
-    mut parser: lexopt::Parser,
-    mut socket: PathBuf,
-    explain: bool,
-) -> Result<Asked, AskedError> {
+fn run(mut parser: lexopt::Parser, mut whom: Whom, explain: bool) -> Result<Asked, AskedError> {
     let mut launch = Launch {
         dry_run: explain,
         ..Launch::default()
@@ -180,14 +186,15 @@ fn run(
     let (mut manner, mut patience) = (Manner::Plain, None);
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("socket") => socket = parser.value()?.into(),
+            Long("socket") => whom.take_socket(&mut parser)?,
+            Long("agent") => whom.take_agent(&mut parser)?,
             Long("netns") => launch.netns = Some(parser.value()?.string()?),
             Long("image") => launch.image = Some(parser.value()?.string()?),
             Short('e') | Long("env") => launch.env.push(entry(parser.value()?.string()?)?),
             Long("dry-run") => launch.dry_run = true,
             Long("json") => manner = Manner::Json,
-            Long("timeout") => patience = Some(seconds(&mut parser)?),
-            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            Long("timeout") => patience = Some(seconds(&mut parser, 1)?),
+            Short('h') | Long("help") => return Ok(help()),
             Value(command) => {
                 launch.command = text(command, "the command", None)?;
                 launch.args = arguments(parser.raw_args()?, None)?;
@@ -200,45 +207,61 @@ fn run(
         let message = "a COMMAND is missing: what is to be started, as in `portcullis run dnsmasq`";
         return Err(AskedError::Usage(message.to_owned()));
     }
+    if whom.agent().is_some() && !launch.dry_run {
+        let message = "--agent asks on the host, where nothing is launched: `explain` says what a launch would do";
+        return Err(AskedError::Usage(message.to_owned()));
+    }
     let default = if launch.dry_run {
         ANSWER_PATIENCE
     } else {
         LAUNCH_PATIENCE
     };
     Ok(Asked::Question(Question {
-        socket,
+        whom,
         body: Body::Launch(bounded(launch)?),
         patience: patience.unwrap_or(default),
         manner,
     }))
 }
 
-fn ping(mut parser: lexopt::Parser, mut socket: PathBuf) -> Result<Asked, AskedError> {
+fn ping(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, AskedError> {
     let (mut manner, mut patience) = (Manner::Plain, ANSWER_PATIENCE);
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("socket") => socket = parser.value()?.into(),
+            Long("socket") => whom.take_socket(&mut parser)?,
+            Long("agent") => whom.take_agent(&mut parser)?,
             Long("json") => manner = Manner::Json,
-            Long("timeout") => patience = seconds(&mut parser)?,
-            Short('h') | Long("help") => return Ok(Asked::Print(HELP.to_owned())),
+            Long("timeout") => patience = seconds(&mut parser, 1)?,
+            Short('h') | Long("help") => return Ok(help()),
             other => return Err(other.unexpected().into()),
         }
     }
     Ok(Asked::Question(Question {
-        socket,
+        whom,
         body: Body::Ping,
         patience,
         manner,
     }))
 }
 
-/// Whole seconds, 1 to a day.
-fn seconds(parser: &mut lexopt::Parser) -> Result<Duration, AskedError> {
+/// `--timeout`: whole seconds, at most a day.
+pub(crate) fn seconds(parser: &mut lexopt::Parser, least: u32) -> Result<Duration, AskedError> {
+    let seconds = number(parser, "--timeout", least, 86_400)?;
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+/// The whole number that follows an option.
+pub(crate) fn number(
+    parser: &mut lexopt::Parser,
+    option: &str,
+    least: u32,
+    most: u32,
+) -> Result<u32, AskedError> {
     let value = parser.value()?.string()?;
     match value.parse() {
-        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
         _ => Err(AskedError::Usage(format!(
-            "--timeout {value:?}: a whole number of seconds, 1 to 86400, is needed"
+            "{option} {value:?}: a whole number is needed, {least} to {most}"
         ))),
     }
 }

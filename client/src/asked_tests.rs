@@ -28,7 +28,7 @@ fn an_applet_reads_no_option_of_its_arguments() {
     let args = ["--help", "--", "", "--socket", "/tmp/x", "-h", "--version"];
     let words = [&["/usr/sbin/dnsmasq"][..], &args].concat();
     let question = question(&words);
-    assert_eq!(question.socket.to_str(), Some(SOCKET));
+    assert_eq!(question.whom, Whom::Broker);
     assert_eq!(question.manner, Manner::Applet);
     let launch = launch(&words);
     assert_eq!(launch.command, "dnsmasq");
@@ -87,14 +87,14 @@ fn the_socket_may_be_given_before_or_after_the_subcommand() {
         &["portcullis", "ping", "--socket=/s"],
         &["portcullis", "run", "--socket", "/s", "sh"],
     ] {
-        assert_eq!(question(words).socket.to_str(), Some("/s"), "{words:?}");
+        assert_eq!(question(words).whom, Whom::Socket("/s".into()), "{words:?}");
     }
 }
 
 #[test]
 fn a_command_line_that_asks_nothing_is_refused_and_says_what_would_do() {
     for (words, needle) in [
-        (&["portcullis"][..], "run, explain or ping"),
+        (&["portcullis"][..], "run, explain and ping"),
         (&["portcullis", "dnsmasq"], "run, explain and ping"),
         (&["portcullis", "run"], "COMMAND"),
         (&["portcullis", "run", ""], "COMMAND"),
@@ -157,6 +157,10 @@ fn help_and_version_ask_nobody() {
         &["portcullis", "-V"],
         &["portcullis", "run", "--help"],
         &["portcullis", "ping", "-h"],
+        &["portcullis", "ps", "--help"],
+        &["portcullis", "logs", "--help"],
+        &["portcullis", "stop", "-h"],
+        &["portcullis", "metrics", "-h"],
     ] {
         let asked = asked(words.iter().map(OsString::from)).unwrap();
         assert!(matches!(asked, Asked::Print(_)), "{words:?}");

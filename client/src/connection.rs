@@ -1,9 +1,10 @@
-//! One connection to a broker, for one question.
+//! One connection to a broker or launcher, for one question.
 //!
-//! Every wait on it ends at a deadline. What comes back is decoded strictly; an answer to another question is passed over.
+//! A wait on it ends at a deadline, where there is one. What comes back is decoded strictly; an answer to another question
+//! is passed over.
 
 use portcullis_wire::limits::DATAGRAM;
-use portcullis_wire::{DecodeError, Response, codec};
+use portcullis_wire::{DecodeError, Reply, Response, codec};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -21,10 +22,10 @@ pub(crate) enum ConnectionError {
     #[error("{0}")]
     Unreachable(Errno),
     /// It ended before the answer: the broker was restarted, or has too many connections.
-    #[error("the connection ended without an answer")]
+    #[error("the connection ended")]
     Lost,
     /// The deadline has passed.
-    #[error("no answer in time")]
+    #[error("nothing came in time")]
     Late,
     /// What came is no answer.
     #[error("the answer cannot be read ({0})")]
@@ -39,25 +40,41 @@ pub(crate) enum ConnectionError {
     },
 }
 
-/// Connects, asks, and gives the answer that has this `id`, or 0: what a broker answers to bytes it cannot read.
-pub(crate) fn ask(
-    path: &Path,
-    datagram: &[u8],
+/// A connection on which something was asked.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
     id: u64,
-    deadline: Instant,
-) -> Result<Response, ConnectionError> {
-    let socket = open(path, deadline)?;
-    match send(&socket, datagram, SendFlags::NOSIGNAL) {
-        Ok(_) => {}
-        // The answer may be there all the same: a full broker says `Busy` and closes.
-        Err(Errno::PIPE | Errno::CONNRESET) => {}
-        Err(errno) => return Err(system("send", errno)),
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects and sends the request, which has this `id`.
+    pub(crate) fn ask(
+        path: &Path,
+        datagram: &[u8],
+        id: u64,
+        deadline: Instant,
+    ) -> Result<Self, ConnectionError> {
+        let socket = open(path, deadline)?;
+        match send(&socket, datagram, SendFlags::NOSIGNAL) {
+            Ok(_) => {}
+            // The answer may be there all the same: a full broker says `Busy` and closes.
+            Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(errno) => return Err(system("send", errno)),
+        }
+        let buffer = vec![0; DATAGRAM];
+        Ok(Self { socket, id, buffer })
     }
-    let mut buffer = vec![0; DATAGRAM];
-    loop {
-        let response = receive(&socket, &mut buffer, deadline)?;
-        if response.id == id || response.id == 0 {
-            return Ok(response);
+
+    /// The next reply to this `id`, or to 0: what is answered to bytes that cannot be read. Without a deadline it is
+    /// waited for as long as it takes.
+    pub(crate) fn reply(&mut self, deadline: Option<Instant>) -> Result<Reply, ConnectionError> {
+        loop {
+            let response = receive(&self.socket, &mut self.buffer, deadline)?;
+            if response.id == self.id || response.id == 0 {
+                return Ok(response.reply);
+            }
         }
     }
 }
@@ -68,7 +85,7 @@ fn open(path: &Path, deadline: Instant) -> Result<OwnedFd, ConnectionError> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(|errno| system("socket", errno))?;
     // For connect(2) too, which waits where the listener's queue is full.
-    limit(&socket, Timeout::Send, deadline)?;
+    limit(&socket, Timeout::Send, Some(deadline))?;
     match connect(&socket, &address) {
         Ok(()) => Ok(socket),
         Err(errno @ (Errno::AGAIN | Errno::INTR)) => Err(system("connect", errno)),
@@ -79,7 +96,7 @@ fn open(path: &Path, deadline: Instant) -> Result<OwnedFd, ConnectionError> {
 fn receive(
     socket: &OwnedFd,
     buffer: &mut [u8],
-    deadline: Instant,
+    deadline: Option<Instant>,
 ) -> Result<Response, ConnectionError> {
     let length = loop {
         limit(socket, Timeout::Recv, deadline)?;
@@ -104,10 +121,17 @@ fn receive(
 }
 
 /// Limits the next waits to what is left; never to 0, which would mean for ever.
-fn limit(socket: &OwnedFd, which: Timeout, deadline: Instant) -> Result<(), ConnectionError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = left.max(Duration::from_millis(1));
-    set_socket_timeout(socket, which, Some(left)).map_err(|errno| system("setsockopt", errno))
+fn limit(
+    socket: &OwnedFd,
+    which: Timeout,
+    deadline: Option<Instant>,
+) -> Result<(), ConnectionError> {
+    let left = |deadline: Instant| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        left.max(Duration::from_millis(1))
+    };
+    set_socket_timeout(socket, which, deadline.map(left))
+        .map_err(|errno| system("setsockopt", errno))
 }
 
 fn system(call: &'static str, errno: Errno) -> ConnectionError {

@@ -1,13 +1,14 @@
 //! Asking until there is an answer: what is busy or was restarted is asked again, with growing pauses, until a deadline.
 //!
 //! Asking twice is safe: a repeat of a launch joins the one under way or finds the container that runs. No connection is
-//! held during a pause: a broker that is busy needs its places for others.
+//! held during a pause: a broker that is busy needs its places for others. Only an answer in pieces is not asked for again
+//! once it has begun.
 
-use crate::connection::{self, ConnectionError};
+use crate::connection::{Connection, ConnectionError};
 use portcullis_wire::{Body, Reply, Request, codec};
 use rustix::io::Errno;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,92 +25,121 @@ pub(crate) enum AskError {
     /// The request does not fit into a datagram.
     #[error("the command line is too long: a request may have 64 KiB")]
     TooLarge,
-    /// There is no broker.
-    #[error("no broker at {}: {error}; {}", path.display(), unreachable_advice(*errno))]
-    NoBroker {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// Why there is none.
-        errno: Errno,
-        /// The same, for a person.
-        error: io::Error,
-    },
-    /// It was busy all the time.
-    #[error("the broker was busy for {} s, {attempts} times in a row; try again when the host has less to do", waited.as_secs())]
+    /// There is nobody.
+    #[error("{}", io::Error::from(*.0))]
+    Unreachable(Errno),
+    /// Busy all the time.
+    #[error("busy for {} s, {attempts} times in a row; try again when the host has less to do", waited.as_secs())]
     Busy {
         /// How long.
         waited: Duration,
         /// How often it was asked.
         attempts: u32,
     },
-    /// It went away each time.
+    /// Gone each time.
     #[error(
-        "the broker closed the connection {attempts} times without an answer; its log on the host says why"
+        "the connection was closed {attempts} times without an answer; the log on the host says why"
     )]
     Lost {
         /// How often it was asked.
         attempts: u32,
     },
-    /// It did not answer.
-    #[error("no answer from the broker for {} s; what was asked for may still be under way, and may be asked for again", waited.as_secs())]
+    /// Silence.
+    #[error("no answer for {} s; what was asked for may still be under way, and may be asked for again", waited.as_secs())]
     Late {
         /// How long.
         waited: Duration,
     },
     /// The answer is not one, or the machine fails.
-    #[error("{0}; are this client and the broker of the same version?")]
+    #[error("{0}; are this client and Portcullis on the host of the same version?")]
     Broken(ConnectionError),
-}
-
-fn unreachable_advice(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ACCESS | Errno::PERM => "this user may not use it",
-        Errno::PROTOTYPE => "this is some other program's socket",
-        Errno::CONNREFUSED => {
-            "nobody listens on it: the operator has to start portcullis@AGENT.socket on the host"
-        }
-        Errno::NAMETOOLONG => "a socket's path has at most 107 bytes",
-        _ => {
-            "the operator has to mount the agent's directory of /run/portcullis there, and to start portcullis@AGENT.socket"
-        }
-    }
+    /// The end of an answer in pieces did not come.
+    #[error("the answer broke off ({0}): what was written is not all of it")]
+    BrokenOff(ConnectionError),
+    /// A piece could not be written.
+    #[error("standard output: {0}")]
+    Output(io::Error),
 }
 
 /// Asks, and asks again, until there is an answer or the deadline has passed.
-pub(crate) fn ask(path: &Path, body: &Body, deadline: Instant) -> Result<Reply, AskError> {
+pub(crate) fn ask(path: &Path, body: Body, deadline: Instant) -> Result<Reply, AskError> {
+    let (_, reply) = begin(path, body, deadline, Some(deadline))?;
+    Ok(reply)
+}
+
+/// Asks for all pages of a list; they come as one. `more` is left where the other side gives no next page.
+pub(crate) fn list(path: &Path, all: bool, deadline: Instant) -> Result<Reply, AskError> {
+    let (mut rows, mut after) = (vec![], None);
+    loop {
+        let body = Body::List {
+            all,
+            after: after.clone(),
+        };
+        let (items, more) = match ask(path, body, deadline)? {
+            Reply::Containers { items, more } => (items, more),
+            reply => return Ok(reply),
+        };
+        let last = items.last().map(|item| item.name.clone());
+        rows.extend(items);
+        // Names that do not go on would be asked for for ever.
+        if !more || last <= after {
+            return Ok(Reply::Containers { items: rows, more });
+        }
+        after = last;
+    }
+}
+
+/// Asks for an answer in pieces, and gives what ends it. `patience` is for the first piece, and then for each; with
+/// `follow` it is only for finding somebody who answers. Once a piece was written nothing is asked again: it would be
+/// written twice.
+pub(crate) fn hear(
+    path: &Path,
+    body: Body,
+    patience: Duration,
+    follow: bool,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<Reply, AskError> {
+    let deadline = || Instant::now() + patience;
+    let answer_by = || (!follow).then(deadline);
+    let (mut connection, mut reply) = begin(path, body, deadline(), answer_by())?;
+    while let Reply::Chunk { bytes } = reply {
+        write(&bytes).map_err(AskError::Output)?;
+        reply = connection.reply(answer_by()).map_err(AskError::BrokenOff)?;
+    }
+    Ok(reply)
+}
+
+/// Asks, and asks again until the deadline, until there is a reply that is not `Busy`: the first, and where more come.
+fn begin(
+    path: &Path,
+    body: Body,
+    deadline: Instant,
+    answer_by: Option<Instant>,
+) -> Result<(Connection, Reply), AskError> {
     let begin = Instant::now();
-    let request = Request {
-        id: ID,
-        body: body.clone(),
-    };
-    let datagram = codec::encode(&request).map_err(|_| AskError::TooLarge)?;
+    let datagram = codec::encode(&Request { id: ID, body }).map_err(|_| AskError::TooLarge)?;
     let (mut attempts, mut reached, mut pause) = (0, false, FIRST_PAUSE);
     loop {
         attempts += 1;
         let waited = || begin.elapsed();
-        let (error, at_least) = match connection::ask(path, &datagram, ID, deadline) {
-            Ok(response) => match response.reply {
-                Reply::Busy { retry_after } => {
-                    let at_least = Duration::from_millis(retry_after.into());
-                    let waited = waited();
-                    (AskError::Busy { waited, attempts }, at_least)
-                }
-                reply => return Ok(reply),
-            },
+        let answered = Connection::ask(path, &datagram, ID, deadline)
+            .and_then(|mut connection| Ok((connection.reply(answer_by)?, connection)));
+        let (error, at_least) = match answered {
+            Ok((Reply::Busy { retry_after }, _)) => {
+                let at_least = Duration::from_millis(retry_after.into());
+                let waited = waited();
+                (AskError::Busy { waited, attempts }, at_least)
+            }
+            Ok((reply, connection)) => return Ok((connection, reply)),
             Err(ConnectionError::Lost) => (AskError::Lost { attempts }, Duration::ZERO),
             Err(ConnectionError::Late) => return Err(AskError::Late { waited: waited() }),
-            Err(ConnectionError::Unreachable(errno)) => {
-                let error = AskError::NoBroker {
-                    path: path.to_owned(),
-                    errno,
-                    error: errno.into(),
-                };
-                // Somebody was there a moment ago: it is being restarted.
-                if !reached || !matches!(errno, Errno::CONNREFUSED | Errno::NOENT) {
-                    return Err(error);
-                }
-                (error, Duration::ZERO)
+            // Where somebody was there a moment ago, it is being restarted.
+            Err(ConnectionError::Unreachable(errno @ (Errno::CONNREFUSED | Errno::NOENT)))
+                if reached =>
+            {
+                (AskError::Unreachable(errno), Duration::ZERO)
             }
+            Err(ConnectionError::Unreachable(errno)) => return Err(AskError::Unreachable(errno)),
             Err(error) => return Err(AskError::Broken(error)),
         };
         reached = true;

@@ -44,6 +44,14 @@ impl Object {
         self.bare(key, &value.to_string())
     }
 
+    /// Adds a number, or null.
+    pub(crate) fn optional_number(self, key: &str, value: Option<u64>) -> Self {
+        match value {
+            Some(value) => self.bare(key, &value.to_string()),
+            None => self.bare(key, "null"),
+        }
+    }
+
     /// Adds a truth.
     pub(crate) fn truth(self, key: &str, value: bool) -> Self {
         self.bare(key, if value { "true" } else { "false" })
@@ -96,6 +104,8 @@ mod tests {
             .optional_text("none", None)
             .texts("list", &["a".into(), odd.into()])
             .number("n", u32::MAX)
+            .optional_number("large", Some(u64::MAX))
+            .optional_number("no", None)
             .truth("t", true)
             .line();
         assert!(line.ends_with("}\n") && !line.trim_end().contains(|c: char| c.is_control()));
@@ -104,6 +114,8 @@ mod tests {
         assert_eq!(read["list"][1], odd);
         assert_eq!(read["none"], serde_json::Value::Null);
         assert_eq!(read["n"], u32::MAX);
+        assert_eq!(read["large"], u64::MAX);
+        assert_eq!(read["no"], serde_json::Value::Null);
         assert_eq!(read["t"], true);
     }
 }

@@ -1,11 +1,12 @@
 //! What the caller is told: an exit code as podman and env(1) have them, and texts for the two streams.
 
-use crate::advice;
 use crate::asked::{Manner, Question};
 use crate::conversation::AskError;
 use crate::json::Object;
 use crate::terminal::{line, lines};
-use portcullis_wire::{Body, Failure, Pong, Reason, Reply};
+use crate::{advice, listing};
+use portcullis_wire::{Body, Failure, Pong, Reason, Reply, Target};
+use std::io;
 
 /// The broker or the engine failed, or the question could not be asked.
 pub(crate) const FAILURE: u8 = 125;
@@ -47,11 +48,22 @@ impl Outcome {
 
     /// There was no answer.
     pub(crate) fn unanswered(question: &Question, error: &AskError) -> Self {
+        let mut message = error.to_string();
         let code = match error {
-            AskError::NoBroker { .. } => NO_BROKER,
+            // Whoever reads the pieces has had enough of them, and knows.
+            AskError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Self {
+                    code: FAILURE,
+                    out: String::new(),
+                    err: String::new(),
+                };
+            }
+            AskError::Unreachable(errno) => {
+                message = advice::unreachable(question, *errno, &message);
+                NO_BROKER
+            }
             _ => FAILURE,
         };
-        let message = error.to_string();
         let json = || Object::answer("none").text("message", &message);
         told(question, code, json, &message)
     }
@@ -67,6 +79,32 @@ pub(crate) fn of(question: &Question, reply: Reply) -> Outcome {
         (Body::Launch(launch), Reply::Explained { allowed, report }) if launch.dry_run => {
             explained(question.manner, allowed, &report)
         }
+        (Body::List { .. }, Reply::Containers { items, more: false }) => {
+            Outcome::printed(listing::text(question.manner, &items))
+        }
+        (Body::Stop { target, .. }, Reply::Done { exit }) => {
+            Outcome::printed(ended(target, exit) + "\n")
+        }
+        (Body::Logs { target, follow, .. }, Reply::Done { exit }) => Outcome {
+            code: 0,
+            out: String::new(),
+            // Beside the log, not in it.
+            err: if *follow {
+                format!("portcullis: {}\n", ended(target, exit))
+            } else {
+                String::new()
+            },
+        },
+        (Body::Metrics, Reply::Done { .. }) => Outcome::printed(String::new()),
+        (Body::Stop { target, .. } | Body::Logs { target, .. }, Reply::NotFound) => {
+            let agent = question.whom.agent();
+            let of = agent.map_or("the agent".to_owned(), |agent| format!("the agent {agent}"));
+            let message = format!(
+                "{of} has no side container {}; ps lists those that it has",
+                name(target)
+            );
+            told(question, FAILURE, || Object::answer("not-found"), &message)
+        }
         (
             _,
             Reply::Denied {
@@ -78,7 +116,7 @@ pub(crate) fn of(question: &Question, reply: Reply) -> Outcome {
         (Body::Launch(_), Reply::Failed(failure)) => failed(question, &failure),
         (_, Reply::UnsupportedVersion { spoken }) => {
             let message = format!(
-                "[{}] the broker speaks protocol version {spoken:?}, this client {}: they have to be of one release",
+                "[{}] the host speaks protocol version {spoken:?}, this client {}: they have to be of one release",
                 Reason::UnsupportedVersion,
                 portcullis_wire::limits::VERSION,
             );
@@ -90,7 +128,7 @@ pub(crate) fn of(question: &Question, reply: Reply) -> Outcome {
             told(question, FAILURE, json, &message)
         }
         _ => {
-            let message = "the broker answers something else than was asked; are this client and the broker of the same version?";
+            let message = "the answer is to something else than was asked; are this client and Portcullis on the host of the same version?";
             let json = || Object::answer("failed").text("message", message);
             told(question, FAILURE, json, message)
         }
@@ -159,6 +197,22 @@ fn launched_text(manner: Manner, reply: &Reply) -> String {
     }
 }
 
+fn ended(target: &Target, exit: Option<u8>) -> String {
+    let name = line(name(target));
+    match exit {
+        Some(code) => format!("{name} ended with exit code {code}"),
+        None => format!("{name} has ended; with which exit code is not known"),
+    }
+}
+
+/// As the command line has it.
+fn name(target: &Target) -> &str {
+    match target {
+        Target::Name(text) | Target::Container(text) => text,
+        Target::Process(_) | Target::Service { .. } => "",
+    }
+}
+
 fn explained(manner: Manner, allowed: bool, report: &str) -> Outcome {
     let code = if allowed { 0 } else { DENIED };
     let mut out = match manner {
@@ -201,7 +255,10 @@ fn denied(question: &Question, reason: Reason, rule: Option<&str>, message: &str
         // The message names it too, for those who read it alone.
         why = why.strip_prefix(&format!("rule {rule:?}: ")).unwrap_or(why);
     }
-    let text = format!("denied{by} [{reason}]: {why}; {}", advice::of(reason));
+    let text = format!(
+        "denied{by} [{reason}]: {why}; {}",
+        advice::about(question, reason)
+    );
     told(question, DENIED, json, &text)
 }
 
@@ -226,7 +283,10 @@ fn failed(question: &Question, failure: &Failure) -> Outcome {
     } else {
         &failure.message
     };
-    let text = format!("failed [{reason}]: {why}; {}", advice::of(reason));
+    let text = format!(
+        "failed [{reason}]: {why}; {}",
+        advice::about(question, reason)
+    );
     let mut outcome = told(question, code, json, &text);
     for said in failure.output.lines() {
         outcome.err.push_str("  ");

@@ -1,12 +1,14 @@
 //! Answers, and the exit codes and texts that they become.
 
 use super::*;
-use portcullis_wire::Launch;
+use crate::whom::Whom;
+use portcullis_wire::{AgentName, Launch};
+use rustix::io::Errno;
 use std::time::Duration;
 
 fn question(manner: Manner, body: Body) -> Question {
     Question {
-        socket: "/s".into(),
+        whom: Whom::Socket("/s".into()),
         body,
         patience: Duration::from_secs(1),
         manner,
@@ -235,4 +237,134 @@ fn a_ping_names_everything_that_answers() {
     ] {
         assert!(outcome.out.contains(needle), "{needle}: {}", outcome.out);
     }
+}
+
+fn operators() -> [Body; 4] {
+    let target = Target::Name("x".into());
+    [
+        Body::List {
+            all: false,
+            after: None,
+        },
+        Body::Stop {
+            target: target.clone(),
+            timeout: None,
+        },
+        Body::Logs {
+            target,
+            tail: None,
+            follow: true,
+        },
+        Body::Metrics,
+    ]
+}
+
+fn on_the_host(body: Body) -> Question {
+    Question {
+        whom: Whom::Launcher(AgentName::new("dhcp").unwrap()),
+        ..question(Manner::Plain, body)
+    }
+}
+
+#[test]
+fn a_stop_tells_how_the_program_ended_and_is_no_failure() {
+    let [_, stop, ..] = operators();
+    let done = |exit| of(&on_the_host(stop.clone()), Reply::Done { exit });
+    assert_eq!(
+        done(Some(137)),
+        Outcome::printed("x ended with exit code 137\n".into())
+    );
+    assert_eq!(done(None).code, 0);
+    assert!(done(None).out.contains("not known"));
+}
+
+#[test]
+fn the_end_of_a_log_that_was_followed_is_told_beside_it() {
+    let [_, _, logs, _] = operators();
+    let outcome = of(&on_the_host(logs), Reply::Done { exit: Some(3) });
+    assert_eq!((outcome.code, outcome.out.as_str()), (0, ""));
+    assert_eq!(outcome.err, "portcullis: x ended with exit code 3\n");
+}
+
+#[test]
+fn a_side_container_that_is_not_there_is_125_and_ps_is_named() {
+    let [_, stop, logs, _] = operators();
+    for body in [stop, logs] {
+        let outcome = of(&on_the_host(body), Reply::NotFound);
+        assert_eq!(outcome.code, 125);
+        let needle = "the agent dhcp has no side container x; ps";
+        assert!(outcome.err.contains(needle), "{}", outcome.err);
+    }
+}
+
+#[test]
+fn a_list_that_does_not_go_on_is_never_taken_for_the_whole() {
+    let [list, ..] = operators();
+    let reply = Reply::Containers {
+        items: vec![],
+        more: true,
+    };
+    assert_eq!(of(&on_the_host(list), reply).code, 125);
+}
+
+#[test]
+fn on_an_agents_own_socket_an_operators_question_is_sent_to_the_host() {
+    for (body, word) in operators()
+        .into_iter()
+        .zip(["ps", "stop", "logs", "metrics"])
+    {
+        let reply = Reply::Denied {
+            reason: Reason::Unsupported,
+            rule: None,
+            message: "not served here".into(),
+        };
+        let command = format!("on the host: portcullis --agent NAME {word}\n");
+        let question = Question {
+            whom: Whom::Broker,
+            ..question(Manner::Plain, body)
+        };
+        let denied = of(&question, reply.clone());
+        assert_eq!(denied.code, 126);
+        assert!(denied.err.ends_with(&command), "{}", denied.err);
+        let nobody = Outcome::unanswered(&question, &AskError::Unreachable(Errno::NOENT));
+        assert!(nobody.err.ends_with(&command), "{}", nobody.err);
+        // There already, only an older launcher does not serve it.
+        let denied = of(&on_the_host(question.body), reply);
+        assert!(denied.err.contains("newer"), "{}", denied.err);
+    }
+}
+
+#[test]
+fn a_launcher_that_cannot_be_reached_is_127_with_what_the_operator_can_do() {
+    for (errno, needle) in [
+        (
+            Errno::NOENT,
+            "systemctl enable --now portcullis@dhcp.socket",
+        ),
+        (
+            Errno::CONNREFUSED,
+            "systemctl enable --now portcullis@dhcp.socket",
+        ),
+        (Errno::ACCESS, "root"),
+    ] {
+        let outcome = Outcome::unanswered(&on_the_host(Body::Ping), &AskError::Unreachable(errno));
+        assert_eq!(outcome.code, 127);
+        assert_eq!(outcome.err.lines().count(), 1);
+        for needle in [needle, "/run/portcullis-launcher/dhcp/control.sock"] {
+            assert!(outcome.err.contains(needle), "{}", outcome.err);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_told_nothing() {
+    let error = |kind: io::ErrorKind| AskError::Output(kind.into());
+    let told = |kind| Outcome::unanswered(&on_the_host(Body::Metrics), &error(kind));
+    let quiet = told(io::ErrorKind::BrokenPipe);
+    assert_eq!((quiet.code, quiet.err.as_str()), (125, ""));
+    assert!(
+        told(io::ErrorKind::StorageFull)
+            .err
+            .contains("standard output")
+    );
 }

@@ -17,6 +17,10 @@ use tempfile::TempDir;
 pub enum Act {
     /// Read the request and answer it.
     Answer(Reply),
+    /// Read the request, answer it in pieces, and close.
+    AnswerAll(Vec<Reply>),
+    /// Read the request, answer it in pieces, and say no more until the client goes.
+    AnswerAllAndHold(Vec<Reply>),
     /// Answer under another id first.
     AnswerAfterAnothers(Reply),
     /// Read the request, have the client stopped and continued while it waits, and answer.
@@ -58,6 +62,17 @@ impl Peer {
                 requests.push(request);
                 match act {
                     Act::Answer(reply) => answer(&client, id, reply),
+                    Act::AnswerAll(replies) => {
+                        for reply in replies {
+                            answer(&client, id, reply);
+                        }
+                    }
+                    Act::AnswerAllAndHold(replies) => {
+                        for reply in replies {
+                            answer(&client, id, reply);
+                        }
+                        let _ = recv(&client, &mut [0; 8], RecvFlags::empty());
+                    }
                     Act::AnswerAfterAnothers(reply) => {
                         answer(&client, id + 1, Reply::NotFound);
                         answer(&client, id, reply);
@@ -90,7 +105,12 @@ impl Peer {
 
     /// The client, led here.
     pub fn client(&self, words: &[&str]) -> Output {
-        client(&self.dir.path().join("s"), words)
+        self.command(words).output().unwrap()
+    }
+
+    /// The same, not started yet.
+    pub fn command(&self, words: &[&str]) -> Command {
+        command(&self.dir.path().join("s"), words)
     }
 
     /// The requests that came.
@@ -101,9 +121,13 @@ impl Peer {
 
 /// The client, led to that socket.
 pub fn client(socket: &Path, words: &[&str]) -> Output {
+    command(socket, words).output().unwrap()
+}
+
+fn command(socket: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.arg("--socket").arg(socket).args(words);
-    command.output().unwrap()
+    command
 }
 
 /// Does to the client what Ctrl-Z and `fg` do, once it waits.
