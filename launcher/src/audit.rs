@@ -4,6 +4,7 @@
 //! record stays below 8 KiB.
 
 use crate::bucket::Bucket;
+use crate::cgroup::ContainerId;
 use portcullis_policy::Rate;
 use portcullis_wire::{DenialCount, Excerpt, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
@@ -87,6 +88,8 @@ pub struct Who {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// The container that its cgroup names, which it may have had a hand in.
+    pub container: Option<ContainerId>,
 }
 
 /// What a record says of a request: escaped and cut.
@@ -166,6 +169,7 @@ pub fn record(agent: &str, who: Option<Who>, asked: &Asked, verdict: &Verdict<'_
         peer_pid = who.map(|w| w.pid),
         peer_uid = who.map(|w| w.uid),
         peer_gid = who.map(|w| w.gid),
+        peer_container = who.as_ref().and_then(|w| w.container.as_ref()).map(ContainerId::as_str),
         generation = verdict.generation,
         decided_us = since(at.received, at.decided),
         prepared_us = since(at.decided, at.prepared),

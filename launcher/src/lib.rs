@@ -8,6 +8,7 @@ mod attempt;
 mod audit;
 mod broker;
 mod bucket;
+mod cgroup;
 mod conclude;
 mod container;
 mod due;

@@ -39,6 +39,14 @@ pub enum PeerError {
     /// It has ended.
     #[error("the peer, process {0}, has ended")]
     Gone(i32),
+    /// The kernel names two processes for one connection.
+    #[error("the peer is process {pid} by SO_PEERCRED, and process {other} by its pidfd")]
+    Contradiction {
+        /// The one.
+        pid: i32,
+        /// The other.
+        other: u32,
+    },
 }
 
 /// The process that opened the connection.
@@ -110,6 +118,15 @@ pub fn of(sock: BorrowedFd<'_>) -> Result<PeerIdentity, PeerError> {
             other => other,
         })?,
     };
+    // What has ended has no information any more, and no number that means it.
+    match pidfd_info(peer.pidfd.as_fd()) {
+        Ok(Some(other)) if i32::try_from(other) != Ok(pid) => {
+            return Err(PeerError::Contradiction { pid, other });
+        }
+        Err(Errno::SRCH) => return Err(PeerError::Gone(pid)),
+        Err(errno) => return Err(ask("PIDFD_GET_INFO")(errno)),
+        Ok(_) => {}
+    }
     if peer.is_alive() {
         Ok(peer)
     } else {
@@ -196,6 +213,39 @@ fn peer_pidfd(sock: BorrowedFd<'_>) -> Result<OwnedFd, PeerError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) })
 }
 
+/// The number that a pidfd's process has here (PIDFD_GET_INFO, `linux/pidfd.h`); `None` before Linux 6.13, which has no such
+/// request.
+#[allow(unsafe_code)]
+fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<u32>, Errno> {
+    /// `struct pidfd_info` as Linux 6.13 has it; later ones only grew.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        pid: u32,
+        tgid: u32,
+        rest: [u32; 10],
+    }
+    /// `_IOWR(0xFF, 11, struct pidfd_info)`.
+    const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
+    const PIDFD_INFO_PID: u64 = 1;
+    let mut info = Info {
+        mask: PIDFD_INFO_PID,
+        ..Info::default()
+    };
+    // SAFETY: the request writes at most the 64 bytes that its number says, which `Info` has; any bytes are a valid `Info`.
+    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    if answer == 0 {
+        return Ok((info.mask & PIDFD_INFO_PID != 0).then_some(info.tgid));
+    }
+    let error = std::io::Error::last_os_error();
+    match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
+        Errno::NOTTY | Errno::INVAL => Ok(None),
+        errno => Err(errno),
+    }
+}
+
 /// Reads a socket option that is `N` words of 32 bits: a number, or `struct ucred`. (rustix reads `struct ucred` too, but
 /// into a type in which a process number of 0 is undefined behaviour, and 0 is what an unseen peer has.)
 #[allow(unsafe_code)]
@@ -229,7 +279,7 @@ fn option_words<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{PeerError, alive, pidfd_by_start_time};
+    use super::{PeerError, alive, pidfd_by_start_time, pidfd_info};
     use rustix::process::Pid;
     use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
@@ -253,5 +303,17 @@ mod tests {
         assert!(!alive(pidfd.as_fd()));
         let error = pidfd_by_start_time(pid).unwrap_err();
         assert!(matches!(error, PeerError::Gone(_)), "{error}");
+    }
+
+    #[test]
+    fn a_pidfd_names_its_process_as_long_as_that_lives() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = super::pidfd_open(Pid::from_child(&child), super::PidfdFlags::empty()).unwrap();
+        let named = pidfd_info(pidfd.as_fd()).unwrap();
+        assert!(named.is_none_or(|pid| pid == child.id()), "{named:?}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let gone = pidfd_info(pidfd.as_fd());
+        assert!(named.is_none() || gone.is_err(), "{gone:?}");
     }
 }

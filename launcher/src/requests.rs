@@ -4,6 +4,7 @@
 
 use crate::attempt::{Existing, Job};
 use crate::audit::{self, Asked, Phases, Verdict, Who, now};
+use crate::cgroup;
 use crate::peer;
 use crate::service::Service;
 use crate::table::{Entry, Live, Pending, Stage};
@@ -40,6 +41,7 @@ impl Service {
             }
         };
         let arrived = now();
+        let container = cgroup::container_of(peer.pid);
         let pending = Pending {
             client,
             id: request.id,
@@ -49,6 +51,7 @@ impl Service {
                 pid: peer.pid,
                 uid: peer.uid,
                 gid: peer.gid,
+                container,
             },
             // The broker's clock is ours, but its word is not: it is at most a second late.
             at: Phases {
