@@ -52,10 +52,10 @@ pub(crate) fn about(question: &Question, reason: Reason) -> String {
     }
 }
 
-/// What an agent cannot ask.
+/// How the operator asks what an agent cannot.
 fn on_the_host(question: &Question) -> String {
     let word = subcommand(&question.body).unwrap_or("ps");
-    format!("it is for the operator, on the host: portcullis --agent NAME {word}")
+    format!("on the host: portcullis --agent NAME {word}")
 }
 
 /// One clause that follows the broker's own message.
