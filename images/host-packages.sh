@@ -86,7 +86,10 @@ for kind in "$@"; do
 		need ip iproute2
 		need mmdebstrap mmdebstrap
 		;;
-	test) need valgrind valgrind ;;
+	test)
+		need valgrind valgrind
+		need python3 python3
+		;;
 	lint)
 		need shellcheck shellcheck
 		rust_tools

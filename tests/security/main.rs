@@ -10,6 +10,7 @@
 mod arguments;
 mod capabilities;
 mod hostile_broker;
+mod identity;
 mod mounts;
 mod namespaces;
 mod ownership;
