@@ -8,19 +8,7 @@ use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Everything that shapes one side container.
-///
-/// Only this crate makes one:
-///
-/// ```compile_fail,E0451
-/// # fn forge(honest: portcullis_policy::LaunchPlan) {
-/// let forged = portcullis_policy::LaunchPlan { image: "docker.io/evil".to_owned(), ..honest };
-/// # }
-/// ```
-///
-/// ```compile_fail,E0624
-/// let forged = portcullis_policy::LaunchPlan::new();
-/// ```
+/// Everything that shapes one side container. Only this crate makes one.
 #[derive(Clone, Debug)]
 pub struct LaunchPlan {
     agent: Arc<str>,
@@ -37,6 +25,42 @@ pub struct LaunchPlan {
     settings: Arc<Settings>,
     hash: OnceLock<String>,
 }
+
+/// Out of another one, by naming a field or by changing it:
+///
+/// ```compile_fail,E0451
+/// # fn forge(honest: portcullis_policy::LaunchPlan) {
+/// let forged = portcullis_policy::LaunchPlan { image: "docker.io/evil".to_owned(), ..honest };
+/// # }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # fn forge(mut honest: portcullis_policy::LaunchPlan) {
+/// honest.image = "docker.io/evil".to_owned();
+/// # }
+/// ```
+///
+/// Out of nothing, by its constructor or a default:
+///
+/// ```compile_fail,E0624
+/// let forge = portcullis_policy::LaunchPlan::new;
+/// ```
+///
+/// ```compile_fail,E0277
+/// # fn forge<T: Default>() -> T { T::default() }
+/// let forged: portcullis_policy::LaunchPlan = forge();
+/// ```
+///
+/// With the same names and without the forgery, it compiles:
+///
+/// ```
+/// # fn keep(honest: portcullis_policy::LaunchPlan) -> String {
+/// let honest: portcullis_policy::LaunchPlan = honest;
+/// honest.image().to_owned()
+/// # }
+/// ```
+#[cfg(doctest)]
+fn invariant_2_nobody_outside_this_crate_makes_a_launch_plan() {}
 
 /// What a rule's containers have in common, whatever the request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The invariants that this crate answers for; the second has its other half in the documentation of `LaunchPlan`,
-//! as code that must not compile.
+//! The invariants that this crate answers for; the second has its other half in `src/plan.rs`, as code that must not
+//! compile: `invariant_2_nobody_outside_this_crate_makes_a_launch_plan` among the documentation's tests.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
