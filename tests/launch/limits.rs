@@ -100,3 +100,36 @@ fn an_agent_with_as_many_requests_under_way_as_allowed_is_refused() {
     }
     let _ = launched(service.client().launch(launch("sleep", &["1003"])));
 }
+
+#[test]
+fn invariant_5_a_full_queue_is_busy_for_the_next_and_one_worker_runs_one_podman() {
+    const QUEUE: usize = 64;
+    const MORE: usize = 5;
+    let host = Host::new();
+    let agent = host
+        .agent("blue", &format!("\n[limits]\nin_flight = 200\n{RULE}"))
+        .engine("workers = 1");
+    let service = agent.start();
+    host.engine().hang("run", "");
+    let mut client = service.client();
+    let mut ask = |seconds: usize| {
+        let launch = launch("sleep", &[&seconds.to_string()]);
+        client.send(Body::Launch(launch)).unwrap()
+    };
+    ask(1000);
+    holds("the worker is at work", || {
+        host.engine().calls().runs().len() == 1
+    });
+    let ids: Vec<u64> = (1001..=1000 + QUEUE + MORE).map(&mut ask).collect();
+    for id in &ids[QUEUE..] {
+        let response = client.reply();
+        assert_eq!(response.id, *id);
+        assert_eq!(response.reply, Reply::Busy { retry_after: 50 });
+    }
+    holds("they are recorded", || {
+        service.audit().with("verdict", "busy").len() == MORE
+    });
+    assert_eq!(host.engine().calls().runs().len(), 1, "one at a time");
+    assert!(host.engine().containers().is_empty());
+    assert!(service.operator().is_served());
+}
