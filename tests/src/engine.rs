@@ -213,6 +213,14 @@ impl Engine {
         fs::write(self.dir.join(format!("lie-{subcommand}")), "").expect("a mark");
     }
 
+    /// From now on `run` of the launcher's podman returns when the container has ended.
+    ///
+    /// # Panics
+    /// When the mark cannot be made.
+    pub fn outlast(&self) {
+        fs::write(self.dir.join("outlast-run"), "").expect("a mark");
+    }
+
     /// What a build machine without its own rights to raise limits needs; `false` on a normal host.
     fn write_configuration(&self) -> bool {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/podman-environment.sh");
@@ -238,6 +246,12 @@ if [ -e "$mark" ]; then
     case "$*" in *"$(/bin/cat "$mark")"*) while [ -e "$mark" ]; do /bin/sleep 0.02; done ;; esac
 fi
 if [ -e "{dir}/lie-$word" ]; then exit 0; fi
+if [ -e "{dir}/outlast-$word" ]; then
+    /usr/bin/podman "$@" || exit
+    globals=
+    for word in "$@"; do case $word in --*) globals="$globals $word" ;; *) break ;; esac; done
+    for word in "$@"; do case $word in --name=*) exec /usr/bin/podman $globals wait "${{word#--name=}}" >&2 ;; esac; done
+fi
 exec /usr/bin/podman "$@"
 "#,
             dir = self.dir.display()
