@@ -237,6 +237,9 @@ fn the_command_lines_of_all_rules() {
     insta::assert_snapshot!(lines.join("\n\n"));
 }
 
+/// The policy that Neutron's was written from leaves out what each site has to decide, so it cannot load as it stands:
+/// `data/neutron-incomplete.toml` is that one, and shows that these and no others are its problems; `data/neutron.toml` is
+/// the same with them filled in, and is what all other tests here load.
 #[test]
 fn what_is_incomplete_in_the_reference_is_said_and_nothing_else() {
     let problems = load(&[data("neutron-incomplete.toml")]).unwrap_err();
