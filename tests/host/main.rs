@@ -9,3 +9,8 @@
 
 mod activation;
 mod agent;
+mod neighbours;
+mod package;
+mod payload;
+mod reload;
+mod survival;

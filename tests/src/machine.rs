@@ -224,7 +224,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.shell("journalctl --no-pager --lines=200 --unit='portcullis*'");
+            let log = self.shell("journalctl --no-pager --lines=50 --unit='portcullis*' --identifier=portcullis-launcher --identifier=systemd");
             eprintln!("--- the machine's journal ---");
             eprint!("{}", String::from_utf8_lossy(&log.stdout));
             eprintln!("---");
