@@ -3,6 +3,7 @@
 #   make build                         the four binaries, in target/dist/bin
 #   make demo                          watch an agent start a real dnsmasq through a policy
 #   make test                          all tests, with real podman; a table of what ran at the end
+#   make host-test                     those alone that boot a machine with systemd and install the package in it
 #   make lint                          formatting, clippy, shellcheck
 #   make bench                         numbers, in target/bench
 #   make package                       .deb, .rpm and the client's .tar.gz, in target/dist
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .NOTPARALLEL:
-.PHONY: build demo test lint bench package install uninstall clean
+.PHONY: build demo test host-test test-inputs lint bench package install uninstall clean
 
 DESTDIR ?=
 PREFIX ?= /usr/local
@@ -48,16 +49,24 @@ demo: build
 	images/host-packages.sh run
 	$(SUDO) demo/run.sh
 
-# The instruction counts of benches/ are gated in here, too.
-test: build
+# Images for the tests' podmans, and what the host tests boot and install.
+test-inputs: package
 	images/host-packages.sh run test
 	images/make.sh busybox
 	$(SUDO) images/make.sh helpers
+	$(SUDO) tests/host/root.sh
+
+# The instruction counts of benches/ are gated in here, too.
+test: test-inputs
 	host=$(HOST); $(RUN_AS_ROOT)
 	status=0
 	$(CARGO) test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?
 	awk -f images/test-summary.awk target/test.log
 	exit $$status
+
+host-test: test-inputs
+	host=$(HOST); $(RUN_AS_ROOT)
+	$(CARGO) test -p portcullis-tests --test host
 
 lint:
 	images/host-packages.sh build lint
@@ -67,7 +76,7 @@ lint:
 	else
 		echo 'lint: this Rust comes without clippy: NOT checked'
 	fi
-	shellcheck *.sh images/*.sh demo/*.sh .ci/run
+	shellcheck *.sh images/*.sh demo/*.sh tests/host/*.sh .ci/run
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny check; fi
 
 bench: build
