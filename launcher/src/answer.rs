@@ -3,7 +3,7 @@
 use crate::operator::failed;
 use portcullis_wire::{Reason, Reply, Response, codec};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -30,6 +30,11 @@ fn try_send(client: BorrowedFd<'_>, datagrams: &mut VecDeque<Vec<u8>>) -> bool {
         }
     }
     true
+}
+
+/// Ends a connection on which an answer is missing: its client sees that, and asks again.
+fn give_up(client: BorrowedFd<'_>) {
+    let _ = shutdown(client, Shutdown::Both);
 }
 
 impl Unread {
@@ -70,6 +75,7 @@ impl Unread {
                 id,
                 "an answer was dropped: too many clients do not read theirs"
             );
+            give_up(client.as_fd());
         }
     }
 
@@ -77,7 +83,11 @@ impl Unread {
     pub fn retry(&mut self) {
         let now = Instant::now();
         self.0.retain_mut(|(client, datagrams, until)| {
-            !try_send(client.as_fd(), datagrams) && now < *until
+            let sent = try_send(client.as_fd(), datagrams);
+            if !sent && now >= *until {
+                give_up(client.as_fd());
+            }
+            !sent && now < *until
         });
     }
 
