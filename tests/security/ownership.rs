@@ -25,6 +25,24 @@ name = "missing"
 user = "0:0"
 
 [[launch]]
+rule = "digest"
+command = "digest"
+image = "localhost/portcullis-test@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+program = ["/bin/sleep", "1000"]
+[launch.container]
+name = "digest"
+user = "0:0"
+
+[[launch]]
+rule = "choice"
+command = "choice"
+image = ["localhost/portcullis-test:1", "{:path}", "{:word}:{:path}"]
+program = ["/bin/sleep", "1000"]
+[launch.container]
+name = "choice"
+user = "0:0"
+
+[[launch]]
 rule = "labelled"
 command = "labelled"
 image = "localhost/labelled:1"
@@ -193,6 +211,67 @@ fn another_agents_container_is_left_alone() {
     );
 }
 
+#[track_caller]
+fn nothing_is_run_or_fetched(host: &Host) {
+    for call in host.engine().calls().all() {
+        for word in ["run", "create", "pull", "load", "import"] {
+            assert_ne!(call.subcommand(), word, "{call:?}");
+        }
+    }
+    assert!(host.engine().containers().is_empty());
+}
+
+#[test]
+fn an_image_on_the_host_with_another_digest_is_refused_and_nothing_is_pulled() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let reply = service.client().launch(launch("digest", &[]));
+    assert_eq!(reason(reply), Reason::Image);
+    nothing_is_run_or_fetched(&host);
+    let _ = launched(service.client().launch(launch("sleep", &["100"])));
+}
+
+#[test]
+fn a_short_name_is_refused_though_an_image_of_that_name_is_on_the_host() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let (_, short) = IMAGE.split_once('/').unwrap();
+    host.engine().must(&["image", "exists", short]);
+    for image in [short, "portcullis-test", "portcullis-test:latest"] {
+        let mut request = launch("sleep", &["100"]);
+        request.image = Some(image.to_owned());
+        let reply = service.client().launch(request);
+        assert_eq!(denied(reply), Reason::Image, "{image}");
+    }
+    nothing_is_run_or_fetched(&host);
+}
+
+#[test]
+fn a_transport_is_refused_even_where_the_pattern_would_take_it() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let file = host.image_file().display().to_string();
+    let archive = |transport: &str| format!("{transport}:{file}");
+    for image in [
+        &archive("docker-archive"),
+        &archive("oci-archive"),
+        &archive("dir"),
+        &file,
+    ] {
+        let mut request = launch("choice", &[]);
+        request.image = Some(image.to_owned());
+        let reply = service.client().launch(request);
+        assert_eq!(denied(reply), Reason::Image, "{image}");
+        nothing_is_run_or_fetched(&host);
+    }
+    let mut request = launch("choice", &[]);
+    request.image = Some(IMAGE.to_owned());
+    let _ = launched(service.client().launch(request));
+}
+
 #[test]
 fn a_missing_image_is_a_clear_error_and_nothing_is_pulled() {
     let host = Host::new();
@@ -200,9 +279,7 @@ fn a_missing_image_is_a_clear_error_and_nothing_is_pulled() {
     let service = agent.start();
     let reply = service.client().launch(launch("missing", &[]));
     assert_eq!(reason(reply), Reason::Image);
-    for call in host.engine().calls().all() {
-        assert_ne!(call.subcommand(), "pull");
-    }
+    nothing_is_run_or_fetched(&host);
     let _ = launched(service.client().launch(launch("sleep", &["100"])));
 }
 
