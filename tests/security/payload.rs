@@ -1,9 +1,10 @@
 //! What the payload inherits: the same as from the podman command typed by hand, and nothing of ours.
 
-use portcullis_tests::{Host, LEAK, Process, holds, inheritance, launch, launched};
+use portcullis_tests::{Host, LEAK, OPEN_FILES, Process, holds, inheritance, launch, launched};
 use portcullis_wire::Body;
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 const RULES: &str = r#"
 [[launch]]
@@ -47,9 +48,16 @@ fn invariant_8_a_side_container_is_the_same_as_one_typed_by_hand() {
             _ => word.clone(),
         })
         .collect();
-    // The same words, with the environment and the shell of an operator.
-    let by_hand: Vec<_> = by_hand.iter().map(String::as_str).skip(3).collect();
-    let id = host.engine().must(&by_hand);
+    // The same words, with the environment and the shell of an operator, and the limit that the launcher was given.
+    let limited = format!("ulimit -Sn {OPEN_FILES}; exec /usr/bin/podman \"$@\"");
+    let done = Command::new("/bin/sh")
+        .args(["-c", &limited, "sh"])
+        .args(&by_hand)
+        .envs(host.engine().environment())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let id = String::from_utf8(done.stdout).unwrap();
     let theirs = host.engine().container("by-hand").process();
     let (ours, theirs) = (
         inheritance(ours, &answer.container),
@@ -123,6 +131,18 @@ fn the_broker_has_none_of_the_launchers_descriptors_and_environment() {
     assert_eq!(service.broker().environment(), Vec::<String>::new());
 }
 
+/// The soft and the hard limit of each resource.
+fn limits(process: Process) -> BTreeMap<String, [String; 2]> {
+    let text = fs::read_to_string(process.file("limits")).unwrap();
+    let columns = |line: &str| {
+        let (name, numbers) = line.split_at(26);
+        let mut numbers = numbers.split_whitespace().map(ToOwned::to_owned);
+        let limits = [numbers.next().unwrap(), numbers.next().unwrap()];
+        (name.trim().to_owned(), limits)
+    };
+    text.lines().skip(1).map(columns).collect()
+}
+
 #[test]
 fn podman_is_started_clean() {
     let host = Host::new();
@@ -190,13 +210,21 @@ fn podman_is_started_clean() {
         u64::from_str_radix(&status[set], 16).unwrap()
     };
     let pipe = 1 << 12;
-    assert_eq!(mask(&is, "SigBlk"), mask(&should, "SigBlk"));
+    // The shell that the script runs in blocks all of them for a moment whenever it forks.
+    holds("no signal is blocked", || {
+        mask(&podman.status(), "SigBlk") == mask(&should, "SigBlk")
+    });
     assert_eq!(mask(&is, "SigIgn"), mask(&should, "SigIgn") & !pipe);
-    let limits = |p: Process| fs::read_to_string(p.file("limits")).unwrap();
+    let (is, mut should) = (limits(podman), limits(me));
+    // The launcher was given a soft limit below the hard one, raises it for itself, and puts it back.
+    let files = "Max open files";
+    let hard = should[files][1].clone();
+    should.insert(files.into(), [OPEN_FILES.to_string(), hard.clone()]);
+    assert_eq!(is, should);
     assert_eq!(
-        limits(podman),
-        limits(me),
-        "limits that the launcher raised for itself are put back"
+        limits(service.launcher())[files],
+        [hard.clone(), hard],
+        "raised, or there is nothing to put back"
     );
     let stat = fs::read_to_string(podman.file("stat")).unwrap();
     let session = stat

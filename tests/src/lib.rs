@@ -36,7 +36,7 @@ pub use inheritance::inheritance;
 pub use machine::{Machine, package};
 pub use netns::{Netns, uuid};
 pub use process::Process;
-pub use service::{LEAK, Service};
+pub use service::{LEAK, OPEN_FILES, Service};
 
 /// How many attacks of each kind the hostile broker knows: datagrams that no client sent,
 pub const FORGERIES: usize = 24;

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// What the launcher has open beside what it needs.
 pub const LEAK: &str = "/etc/hostname";
 
+/// Its soft limit of open descriptors when it is started: below the hard one, as service managers have it, and no other
+/// number that anything here has.
+pub const OPEN_FILES: u64 = 777;
+
 /// A launcher and its broker; both are killed on drop.
 #[derive(Debug)]
 pub struct Service {
@@ -38,8 +42,9 @@ impl Service {
         // A descriptor that nobody asked for, as shells and service managers leave them; it must get no further.
         let leak = format!("exec 9<{LEAK}");
         // The shell gives the listeners the numbers that systemd gives them, and knows the pid that the launcher will have.
-        let activate =
-            format!("{leak} 3<&0 4<&1 0</dev/null 1>&2; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\"");
+        let activate = format!(
+            "{leak} 3<&0 4<&1 0</dev/null 1>&2; ulimit -Sn {OPEN_FILES}; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\""
+        );
         let mut options = OpenOptions::new();
         let log = options.create(true).append(true).open(agent.log());
         let log = log.expect("the log");
