@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const RULES: &str = r#"
 [[launch]]
@@ -223,49 +224,112 @@ fn a_reload_takes_rules_away_and_adds_drop_ins() {
     );
 }
 
+/// The side container of one generation of the policy: rule, name, label and argument say which. A request says nothing.
+fn generation(name: &str, seconds: &str) -> String {
+    format!(
+        r#"
+[limits]
+launches = "1000000/s"
+in_flight = 1000
+[[launch]]
+rule = "{name}"
+command = "which"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep", "{seconds}"]
+[launch.container]
+name = "{name}"
+user = "0:0"
+"#
+    )
+}
+
 #[test]
 fn no_request_is_lost_or_sees_a_mix_while_the_policy_is_reloaded() {
+    const GENERATIONS: [(&str, &str); 2] = [("alder", "1111"), ("birch", "2222")];
+    let rounds = std::env::var("PORTCULLIS_RELOADS").map_or(30, |n| n.parse().unwrap());
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &generation("alder", "1111"));
+    let head = agent
+        .policy_text()
+        .replace(&generation("alder", "1111"), "");
     let service = agent.start();
-    assert!(service.client().is_served());
-    let policies = [agent.policy_text(), agent.policy_text() + DROP_IN];
-    let end = std::sync::atomic::AtomicBool::new(false);
+    let which = |reply| {
+        let name = launched(reply).name;
+        assert!(["alder", "birch"].contains(&name.as_str()), "{name}");
+        name
+    };
+    assert_eq!(
+        which(service.client().launch(launch("which", &[]))),
+        "alder"
+    );
+    let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let askers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let mut asked = 0;
-                    while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                    while !end.load(Relaxed) {
                         // A new connection each time, as the client does. One that the draining broker has shut
                         // before anything was sent is made again; what was sent is answered.
-                        let mut request = launch("more", &[]);
-                        request.dry_run = true;
                         let mut client = service.client();
-                        if client.send(Body::Launch(request)).is_err() {
-                            continue;
+                        if client.send(Body::Launch(launch("which", &[]))).is_ok() {
+                            which(client.reply().reply);
+                            asked += 1;
                         }
-                        match client.reply().reply {
-                            Reply::Explained { allowed: true, .. } => {}
-                            other => assert_eq!(denied(other), Reason::NoRule),
-                        }
-                        asked += 1;
                     }
                     asked
                 })
             })
             .collect();
-        for round in 0..40 {
-            agent.write_policy(&policies[(round + 1) % 2]);
+        let stop = Stop(&end);
+        for round in 1..=rounds {
+            let (name, seconds) = GENERATIONS[round % 2];
+            let (other, others) = GENERATIONS[(round + 1) % 2];
+            agent.write_policy(&format!("{head}{}", generation(name, seconds)));
             service.reload();
+            // Once the reload is done, only the new one counts, with the launcher and with the operator.
+            let reply = service.client().launch(launch("which", &[]));
+            assert_eq!(which(reply), name, "round {round}");
+            let mut dry = launch("which", &[]);
+            dry.dry_run = true;
+            let Reply::Explained { report, .. } = service.operator().launch(dry) else {
+                panic!("not explained");
+            };
+            assert!(
+                report.contains(name) && report.contains(seconds),
+                "{report}"
+            );
+            assert!(
+                !report.contains(other) && !report.contains(others),
+                "{report}"
+            );
         }
-        end.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stop);
         for asker in askers {
             assert!(asker.join().unwrap() > 10);
         }
     });
+    // Each was started once and whole: what follows is an answer about that one.
+    let calls = host.engine().calls();
+    assert_eq!(calls.runs().len(), 2, "{calls:?}");
+    for (name, seconds) in GENERATIONS {
+        let run = calls.run_of(name);
+        let program = format!("[\"/bin/sleep\",\"{seconds}\"]");
+        assert_eq!(run.values("--entrypoint"), [program]);
+        let rule = format!("io.portcullis.rule={name}");
+        assert!(run.values("--label").contains(&rule.as_str()), "{run:?}");
+    }
     service.launcher().signal(Signal::TERM);
     assert!(service.wait().success());
+}
+
+/// Ends the askers, also when a round fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 #[test]
