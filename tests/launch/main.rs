@@ -15,4 +15,5 @@ mod crowd;
 mod engine;
 mod lifetime;
 mod limits;
+mod operator;
 mod readiness;

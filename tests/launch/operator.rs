@@ -1,0 +1,240 @@
+//! The operator's socket: what runs, for how long, how it ended; stopping it, reading it, counting it.
+
+use portcullis_tests::{Host, Netns, Process, Service, holds, launch, launched};
+use portcullis_wire::{Body, Container, Launch, Reason, Reply, State, Target};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const RULES: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+netns = "pct-{network:uuid}"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{network}"
+user = "0:0"
+stop_timeout = "1s"
+
+[[launch]]
+rule = "polite"
+command = "polite"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
+[launch.container]
+name = "polite-one"
+user = "0:0"
+stop_timeout = "60s"
+
+[[launch]]
+rule = "failing"
+command = "failing"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "exit 9"]
+[launch.container]
+name = "failing-one"
+user = "0:0"
+ready = { pid_file = "/run/pid", timeout = "60s" }
+"#;
+
+fn list(service: &Service, all: bool) -> Vec<Container> {
+    match service.operator().call(Body::List { all, after: None }) {
+        Reply::Containers { items, more: false } => items,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn stop(name: &str, timeout: Option<u32>) -> Body {
+    let target = Target::Name(name.into());
+    Body::Stop { target, timeout }
+}
+
+#[test]
+fn a_list_says_namespace_age_and_the_last_exit() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let netns = Netns::new();
+    let service = agent.start();
+    let request = Launch {
+        netns: Some(netns.name().into()),
+        ..launch("sleep", &["1000"])
+    };
+    let answer = launched(service.client().launch(request.clone()));
+    let process = Process::find(answer.pid).unwrap();
+    let [row] = &list(&service, false)[..] else {
+        panic!("one row")
+    };
+    assert_eq!(row.netns.as_deref(), Some(netns.name()));
+    assert_eq!((row.state, row.rule.as_str()), (State::Running, "sleep"));
+    assert_eq!(row.last_exit, None);
+    let began = Instant::now();
+    holds("it grows older", || {
+        list(&service, false)[0].age >= Some(1) && began.elapsed() >= Duration::from_secs(1)
+    });
+
+    process.signal(rustix::process::Signal::KILL);
+    holds("it is removed", || list(&service, false).is_empty());
+    let [row] = &list(&service, true)[..] else {
+        panic!("one row")
+    };
+    assert_eq!(
+        (row.state, row.last_exit, row.pid),
+        (State::Ended, Some(137), 0)
+    );
+    assert_eq!(row.netns.as_deref(), Some(netns.name()));
+    assert!(row.age.is_some_and(|seconds| seconds < 60));
+
+    // The next one of that name says how the one before ended.
+    let _ = launched(service.client().launch(request));
+    assert_eq!(list(&service, false)[0].last_exit, Some(137));
+    // A program that was never ready has ended, too.
+    let _ = service.client().launch(launch("failing", &[]));
+    holds("it is among those that ended", || {
+        let rows = list(&service, true);
+        rows.iter()
+            .any(|r| r.name == "failing-one" && r.last_exit == Some(9))
+    });
+    // A later life of the launcher still knows the namespace and the age of what runs.
+    service.kill();
+    let service = agent.start();
+    holds("it is found again", || list(&service, false).len() == 1);
+    let row = &list(&service, false)[0];
+    assert_eq!(row.netns.as_deref(), Some(netns.name()));
+    assert!(row.age.is_some());
+}
+
+#[test]
+fn a_stop_asks_politely_and_tells_of_the_end() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let answer = launched(service.client().launch(launch("polite", &[])));
+    let mut operator = service.operator();
+    assert_eq!(
+        operator.call(stop("polite-one", None)),
+        Reply::Done { exit: Some(7) }
+    );
+    assert!(Process::find(answer.pid).is_none());
+    assert!(host.engine().find("polite-one").is_none(), "it was removed");
+    assert_eq!(operator.call(stop("polite-one", None)), Reply::NotFound);
+    assert_eq!(service.audit().with("verdict", "stopped").len(), 1);
+}
+
+#[test]
+fn a_program_that_does_not_listen_is_killed_when_patience_ends() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let netns = Netns::new();
+    let service = agent.start();
+    let request = Launch {
+        netns: Some(netns.name().into()),
+        ..launch("sleep", &["1000"])
+    };
+    // As the first process of a PID namespace, sleep gets no signal that it has no handler for.
+    let answer = launched(service.client().launch(request.clone()));
+    let mut operator = service.operator();
+    let id = operator.send(stop(&answer.name, None)).unwrap();
+    // Whoever asks for it meanwhile is told to ask again, and gets a new one then.
+    holds("the stop is under way", || {
+        !service.audit().with("verdict", "stopped").is_empty()
+    });
+    let next = launched(service.client().launch_patiently(&request));
+    assert_ne!(next.container, answer.container);
+    assert!(!next.reused);
+    let response = operator.reply();
+    assert_eq!(
+        (response.id, response.reply),
+        (id, Reply::Done { exit: Some(137) })
+    );
+    // By its ID, and without patience.
+    let target = Target::Container(next.container);
+    let timeout = Some(0);
+    assert_eq!(
+        operator.call(Body::Stop { target, timeout }),
+        Reply::Done { exit: Some(137) }
+    );
+}
+
+#[test]
+fn an_agent_stops_lists_and_reads_nothing() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("polite", &[])));
+    let all = true;
+    let (tail, follow) = (None, false);
+    let target = Target::Name("polite-one".into());
+    for body in [
+        stop("polite-one", None),
+        Body::List { all, after: None },
+        Body::Logs {
+            target,
+            tail,
+            follow,
+        },
+        Body::Metrics,
+    ] {
+        match service.client().call(body.clone()) {
+            Reply::Denied { reason, .. } => assert_eq!(reason, Reason::Unsupported, "{body:?}"),
+            other => panic!("{body:?}: {other:?}"),
+        }
+    }
+    assert_eq!(list(&service, false)[0].state, State::Running);
+}
+
+/// The text of the answer to `Metrics`.
+fn metrics(service: &Service) -> String {
+    let mut operator = service.operator();
+    let id = operator.send(Body::Metrics).unwrap();
+    let mut text = Vec::new();
+    loop {
+        let response = operator.reply();
+        assert_eq!(response.id, id);
+        match response.reply {
+            Reply::Chunk { bytes } => text.extend(bytes),
+            Reply::Done { .. } => return String::from_utf8(text).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_them() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let mut client = service.client();
+    let _ = launched(client.launch(launch("polite", &[])));
+    let _ = launched(client.launch(launch("polite", &[])));
+    for _ in 0..3 {
+        let _ = client.launch(launch("evil\"} 1\nportcullis_answers_total 666", &[]));
+    }
+    let lines = [
+        "portcullis_answers_total{agent=\"blue\",verdict=\"launched\",by=\"launcher\"} 1",
+        "portcullis_answers_total{agent=\"blue\",verdict=\"reused\",by=\"launcher\"} 1",
+        "portcullis_answers_total{agent=\"blue\",verdict=\"denied\",reason=\"no-rule\",by=\"broker\"} 3",
+        "portcullis_side_containers{agent=\"blue\",state=\"running\"} 1",
+        "portcullis_launch_seconds_count{agent=\"blue\"} 2",
+        "portcullis_policy_usable{agent=\"blue\"} 1",
+        "portcullis_brokers_started_total{agent=\"blue\"} 1",
+    ];
+    // The broker's denials come within a second.
+    holds("all are counted", || {
+        let text = metrics(&service);
+        lines.iter().all(|line| text.lines().any(|l| l == *line))
+    });
+    let text = metrics(&service);
+    assert!(
+        text.ends_with("\n# EOF\n") && !text.contains("666"),
+        "{text}"
+    );
+    let series: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.rsplit_once(' ').unwrap().0)
+        .collect();
+    let unique: BTreeSet<_> = series.iter().collect();
+    assert_eq!(series.len(), unique.len(), "no series twice: {text}");
+}
