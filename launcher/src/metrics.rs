@@ -135,8 +135,9 @@ impl Service {
         text.sample("reloads_total", &[("result", "loaded")], reloads - refused);
         text.sample("reloads_total", &[("result", "kept")], refused);
         text.family(
-            "build",
-            "info",
+            // A gauge: node_exporter knows no other kind for it.
+            "build_info",
+            "gauge",
             "This Portcullis, and the generation of the policy in force.",
         );
         let generation = self

@@ -230,6 +230,14 @@ fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_the
         text.ends_with("\n# EOF\n") && !text.contains("666"),
         "{text}"
     );
+    // What OpenMetrics has beside these, node_exporter refuses.
+    let mut kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let known = |line: &str| {
+        ["counter", "gauge", "histogram"]
+            .iter()
+            .any(|kind| line.ends_with(kind))
+    };
+    assert!(kinds.all(known), "{text}");
     let series: Vec<_> = text
         .lines()
         .filter(|line| !line.starts_with('#'))
