@@ -16,12 +16,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How much of podman's output is looked at, in bytes.
 const OUTPUT: u64 = 256 * 1024;
 /// A list of a whole host's containers is longer.
 const LIST: u64 = 64 * 1024 * 1024;
+/// The pause between two looks at a podman for which there is no descriptor.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// podman on this host.
 #[derive(Debug)]
@@ -102,10 +105,19 @@ impl EngineError {
 pub struct Running {
     what: String,
     child: Child,
-    pidfd: Pidfd,
-    stdout: (PathBuf, File),
-    stderr: (PathBuf, File),
+    /// `None` when there was no descriptor left for it.
+    pidfd: Option<Pidfd>,
+    stdout: Output,
+    stderr: Output,
     most: u64,
+}
+
+/// A file in the scratch directory that podman writes to. Dropping it takes the name away; the file lives as long as
+/// podman writes to it.
+#[derive(Debug)]
+struct Output {
+    path: PathBuf,
+    file: File,
 }
 
 impl Engine {
@@ -151,12 +163,12 @@ impl Engine {
     /// Starts podman with these arguments; `stdin` is `/dev/null` unless given.
     ///
     /// # Errors
-    /// [`EngineError::Start`].
+    /// [`EngineError::Start`]: no podman was started.
     pub fn start(&self, args: &[String], stdin: Option<OwnedFd>) -> Result<Running, EngineError> {
         let what = args.iter().take(2).cloned().collect::<Vec<_>>().join(" ");
         let begin = || -> io::Result<Running> {
-            let stdout = output_file(self.scratch_path("out"))?;
-            let stderr = output_file(self.scratch_path("err"))?;
+            let stdout = Output::create(self.scratch_path("out"))?;
+            let stderr = Output::create(self.scratch_path("err"))?;
             let mut command = Command::new(&self.config.podman);
             command
                 .args(&self.config.global_args)
@@ -170,11 +182,11 @@ impl Engine {
                 .envs(&self.config.environment)
                 .current_dir("/")
                 .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
-                .stdout(stdout.1.try_clone()?)
-                .stderr(stderr.1.try_clone()?);
+                .stdout(stdout.file.try_clone()?)
+                .stderr(stderr.file.try_clone()?);
             let child = spawn_apart(&mut command, self.limit)?;
-            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-            let pidfd = Pidfd::open(pid.ok_or(io::ErrorKind::InvalidData)?)?;
+            // From here on nothing fails: this podman is at work, and whoever is told otherwise would forget it.
+            let pidfd = pidfd_of(&child);
             let most = if args.first().is_some_and(|a| a == "ps") {
                 LIST
             } else {
@@ -236,9 +248,8 @@ impl Running {
     /// # Errors
     /// [`EngineError::Start`] when it cannot be waited for.
     pub fn wait(&mut self, most: Option<Duration>) -> Result<bool, EngineError> {
-        self.pidfd
-            .wait_ended(most.map(|m| Instant::now() + m))
-            .map_err(|error| self.error(error))
+        let until = most.map(|m| Instant::now() + m);
+        wait_ended(&mut self.child, self.pidfd.as_ref(), until).map_err(|error| self.error(error))
     }
 
     /// What an ended podman left. Call [`wait`](Self::wait) first.
@@ -247,8 +258,8 @@ impl Running {
     /// [`EngineError::Start`] when its output cannot be read.
     pub fn finish(mut self) -> Result<Finished, EngineError> {
         let status = self.child.wait().map_err(|error| self.error(error))?;
-        let stdout = read_back(&mut self.stdout.1, self.most).map_err(|e| self.error(e))?;
-        let stderr = read_back(&mut self.stderr.1, OUTPUT).map_err(|e| self.error(e))?;
+        let stdout = self.stdout.read(self.most).map_err(|e| self.error(e))?;
+        let stderr = self.stderr.read(OUTPUT).map_err(|e| self.error(e))?;
         Ok(Finished {
             status,
             stdout,
@@ -265,11 +276,27 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Output {
+    fn create(path: PathBuf) -> io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    fn read(&mut self, most: u64) -> io::Result<String> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut bytes = Vec::new();
+        (&self.file).take(most).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Output {
     fn drop(&mut self) {
-        // The names go; the files live as long as podman writes to them.
-        let _ = fs::remove_file(&self.stdout.0);
-        let _ = fs::remove_file(&self.stderr.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -282,20 +309,27 @@ pub fn is_id(text: &str) -> bool {
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn output_file(path: PathBuf) -> io::Result<(PathBuf, File)> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    Ok((path, file))
+/// A descriptor of a child that was not waited for yet, if one is to be had.
+fn pidfd_of(child: &Child) -> Option<Pidfd> {
+    Pidfd::open(Pid::from_raw(i32::try_from(child.id()).ok()?)?).ok()
 }
 
-fn read_back(file: &mut File, most: u64) -> io::Result<String> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::new();
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// Waits for the end of a child, for ever or until then. `false`: it lives.
+fn wait_ended(
+    child: &mut Child,
+    pidfd: Option<&Pidfd>,
+    until: Option<Instant>,
+) -> io::Result<bool> {
+    if let Some(pidfd) = pidfd {
+        return pidfd.wait_ended(until);
+    }
+    while child.try_wait()?.is_none() {
+        if until.is_some_and(|until| until <= Instant::now()) {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(true)
 }
 
 /// Starts a command in a session of its own, with the descriptor limit that the launcher itself was given.
@@ -310,4 +344,65 @@ fn spawn_apart(command: &mut Command, limit: Rlimit) -> io::Result<Child> {
     // lock.
     unsafe { command.pre_exec(apart) };
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    use tempfile::TempDir;
+
+    /// An engine whose podman is that program, and its scratch directory.
+    fn engine(podman: &str) -> (Engine, TempDir) {
+        let scratch = TempDir::new().unwrap();
+        let config = EngineConfig {
+            podman: podman.into(),
+            ..EngineConfig::default()
+        };
+        let engine = Engine::new(config, scratch.path().to_owned()).unwrap();
+        (engine, scratch)
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    fn is_empty(directory: &TempDir) -> bool {
+        fs::read_dir(directory.path()).unwrap().next().is_none()
+    }
+
+    /// From here on this thread gets no descriptor of a process, as if it had as many descriptors as it may.
+    fn take_pidfds_away() {
+        let calls = [(libc::SYS_pidfd_open, vec![])].into();
+        let refuse = SeccompAction::Errno(libc::EMFILE.unsigned_abs());
+        let here = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(calls, SeccompAction::Allow, refuse, here).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_podman_for_which_there_is_no_descriptor_is_waited_for_all_the_same() {
+        take_pidfds_away();
+        let (engine, scratch) = engine("/bin/sh");
+        let (mut go, end) = io::pipe().map(|(end, go)| (go, end)).unwrap();
+        let script = words(&["-c", "read word; echo \"$word\"; exit 3"]);
+        let mut podman = engine.start(&script, Some(end.into())).unwrap();
+        assert!(!podman.wait(Some(LOOK * 3)).unwrap());
+        io::Write::write_all(&mut go, b"went on\n").unwrap();
+        assert!(podman.wait(None).unwrap());
+        let finished = podman.finish().unwrap();
+        assert_eq!(finished.status.code(), Some(3));
+        assert_eq!(finished.stdout, "went on\n");
+        assert!(is_empty(&scratch));
+    }
+
+    #[test]
+    fn a_podman_that_cannot_be_started_leaves_no_files() {
+        let (engine, scratch) = engine("/nowhere/podman");
+        assert!(matches!(
+            engine.run(&["info"]),
+            Err(EngineError::Start { .. })
+        ));
+        assert!(is_empty(&scratch));
+    }
 }
