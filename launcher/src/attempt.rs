@@ -127,6 +127,10 @@ pub(crate) fn internal(error: &RecordError) -> NotStarted {
 pub(crate) fn engine(error: &EngineError) -> NotStarted {
     let (reason, message) = match error {
         EngineError::Overdue { .. } => (Reason::Timeout, "podman did not answer in time"),
+        EngineError::Hang { .. } => (
+            Reason::Engine,
+            "every podman hangs; the operator has to look at the engine",
+        ),
         _ => (
             Reason::Engine,
             "podman failed; the audit record has its words",

@@ -2,7 +2,7 @@
 //! its own, output to files.
 //!
 //! A podman that has begun is never killed: most kills leave debris (measured). A caller waits for it up to a deadline
-//! and may go on waiting afterwards.
+//! and may go on waiting afterwards; those that nobody waits for any more are few, and are reaped.
 
 use crate::host_config::EngineConfig;
 use crate::image::ImageCache;
@@ -14,8 +14,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const OUTPUT: u64 = 256 * 1024;
 /// A list of a whole host's containers is longer.
 const LIST: u64 = 64 * 1024 * 1024;
+/// How many podmans may hang before none is started beside them.
+const HUNG: usize = 8;
 /// The pause between two looks at a podman for which there is no descriptor.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -35,6 +37,8 @@ pub struct Engine {
     /// Tells the files of this life of the launcher from those of a podman that an earlier one started.
     life: u64,
     next: AtomicU64,
+    /// Those that were left to go on.
+    left: Mutex<Vec<Child>>,
     pub(crate) images: Mutex<ImageCache>,
 }
 
@@ -69,6 +73,16 @@ pub enum EngineError {
         what: String,
         /// The deadline.
         deadline: Duration,
+    },
+    /// Too many others have not ended.
+    #[error(
+        "{} podmans hang and no other is started beside them; find out what they wait for (a disk, a lock of podman's \
+         store) and end them by hand: processes {processes:?}",
+        processes.len()
+    )]
+    Hang {
+        /// Their numbers.
+        processes: Vec<u32>,
     },
     /// It ended with an error.
     #[error("podman {what}: {status}: {stderr}")]
@@ -129,14 +143,14 @@ impl Engine {
     pub fn new(config: EngineConfig, scratch: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&scratch)?;
         let limit = getrlimit(Resource::Nofile);
-        let (life, next, images) = (crate::audit::now(), AtomicU64::new(0), Mutex::default());
         Ok(Self {
             config,
             scratch,
             limit,
-            life,
-            next,
-            images,
+            life: crate::audit::now(),
+            next: AtomicU64::new(0),
+            left: Mutex::default(),
+            images: Mutex::default(),
         })
     }
 
@@ -163,8 +177,9 @@ impl Engine {
     /// Starts podman with these arguments; `stdin` is `/dev/null` unless given.
     ///
     /// # Errors
-    /// [`EngineError::Start`]: no podman was started.
+    /// [`EngineError::Start`] and [`EngineError::Hang`]: no podman was started.
     pub fn start(&self, args: &[String], stdin: Option<OwnedFd>) -> Result<Running, EngineError> {
+        self.reap()?;
         let what = args.iter().take(2).cloned().collect::<Vec<_>>().join(" ");
         let begin = || -> io::Result<Running> {
             let stdout = Output::create(self.scratch_path("out"))?;
@@ -215,13 +230,13 @@ impl Engine {
     pub fn run(&self, args: &[&str]) -> Result<String, EngineError> {
         let args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
         let mut running = self.start(&args, None)?;
-        if !running.wait(Some(self.config.deadline))? {
-            return Err(EngineError::Overdue {
-                what: running.what.clone(),
-                deadline: self.config.deadline,
-            });
-        }
+        let deadline = self.config.deadline;
+        let waited = running.wait(Some(deadline));
         let what = running.what.clone();
+        if !matches!(waited, Ok(true)) {
+            self.leave(running.child);
+            return waited.and(Err(EngineError::Overdue { what, deadline }));
+        }
         let finished = running.finish()?;
         if finished.status.success() {
             Ok(finished.stdout)
@@ -233,6 +248,25 @@ impl Engine {
                 stderr,
             })
         }
+    }
+}
+
+impl Engine {
+    /// Leaves a podman alone that nobody waits for any more.
+    fn leave(&self, podman: Child) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push(podman);
+    }
+
+    /// Takes note of those that have ended of what was left alone. That too many have not is an error.
+    fn reap(&self) -> Result<(), EngineError> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain_mut(|podman| matches!(podman.try_wait(), Ok(None)));
+        if left.len() < HUNG {
+            return Ok(());
+        }
+        let processes = left.iter().map(Child::id).collect();
+        Err(EngineError::Hang { processes })
     }
 }
 

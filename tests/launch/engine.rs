@@ -2,6 +2,9 @@
 
 use portcullis_tests::{Host, Process, Service, failed, holds, launch, launched, until};
 use portcullis_wire::{Body, Reason, Reply, State};
+use rustix::process::Signal;
+use std::fs;
+use std::time::{Duration, Instant};
 
 const RULES: &str = r#"
 [[launch]]
@@ -126,7 +129,7 @@ fn a_podman_that_is_killed_is_an_error_and_leaves_nothing() {
     let service = agent.start();
     host.engine().hang("run", "");
     let mut client = service.client();
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+    for signal in [Signal::TERM, Signal::KILL] {
         client
             .send(Body::Launch(launch("sleep", &["1000"])))
             .unwrap();
@@ -149,13 +152,86 @@ fn a_podman_that_is_not_there_is_a_clear_error() {
     assert!(service.client().is_served());
     let _ = launched(service.client().launch(launch("sleep", &["1000"])));
     let script = host.engine().script();
-    std::fs::rename(&script, script.with_extension("away")).unwrap();
+    fs::rename(&script, script.with_extension("away")).unwrap();
     let failure = failed(service.client().launch(launch("sleep", &["2000"])));
     assert_eq!(failure.reason, Reason::Engine);
-    std::fs::rename(script.with_extension("away"), &script).unwrap();
+    fs::rename(script.with_extension("away"), &script).unwrap();
     let _ = launched(
         service
             .client()
             .launch_patiently(&launch("sleep", &["2000"])),
     );
+}
+
+/// How many podmans the launcher has started that have not ended, and how many that have and were not waited for.
+fn podmans(service: &Service) -> (usize, usize) {
+    let launcher = service.launcher();
+    let of_launcher = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (_, fields) = text.rsplit_once(") ")?;
+        let (state, rest) = fields.split_once(' ')?;
+        let parent = rest.split(' ').next()?;
+        (parent == launcher.pid.to_string()).then(|| state == "Z")
+    };
+    let all: Vec<bool> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(of_launcher)
+        .collect();
+    let ended = all.iter().filter(|ended| **ended).count();
+    // The broker is one of its children.
+    (all.len() - ended - 1, ended)
+}
+
+/// More side containers end than podmans may hang, and each of those hangs as it looks, or removes.
+#[track_caller]
+fn hung_podmans_are_few_and_are_reaped(subcommand: &str) {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let agent = agent.engine("deadline = \"5s\"").engine("workers = 4");
+    let service = agent.start();
+    let mut client = service.client();
+    let mains: Vec<_> = (1000..1012)
+        .map(|seconds| {
+            let request = launch("sleep", &[&seconds.to_string()]);
+            let main = launched(client.launch_patiently(&request)).pid;
+            Process::find(main).unwrap()
+        })
+        .collect();
+    host.engine().hang(subcommand, "");
+    for main in mains {
+        main.signal(Signal::KILL);
+    }
+    let mut most = 0;
+    holds("more were wanted, again and again, and refused", || {
+        most = most.max(podmans(&service).0);
+        assert!(most < 12, "{most} at once");
+        let log = service.audit();
+        let lines = log.lines().iter().map(ToString::to_string);
+        lines.filter(|line| line.contains("podmans hang")).count() > 50
+    });
+    assert!(most >= 8, "{most} at once");
+    // A launch needs podman too, and is told at once.
+    let asked = Instant::now();
+    let failure = failed(client.launch_patiently(&launch("sleep", &["5000"])));
+    assert_eq!(failure.reason, Reason::Engine);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    host.engine().release(subcommand);
+    holds("all is cleared away", || {
+        host.engine().containers().is_empty()
+    });
+    holds("it serves again, and none is left", || {
+        let reply = client.launch_patiently(&launch("sleep", &["5000"]));
+        matches!(reply, Reply::Launched { .. }) && podmans(&service) == (0, 0)
+    });
+}
+
+#[test]
+fn podmans_that_hang_as_they_look_are_few_and_are_reaped() {
+    hung_podmans_are_few_and_are_reaped("container");
+}
+
+#[test]
+fn podmans_that_hang_as_they_remove_are_few_and_are_reaped() {
+    hung_podmans_are_few_and_are_reaped("rm");
 }
