@@ -213,27 +213,4 @@ impl Engine {
             answer,
         })
     }
-
-    /// The end of what a container wrote, at most `most` bytes; empty where its log cannot be read.
-    #[must_use]
-    pub fn output_tail(&self, id: &str, most: usize) -> String {
-        // Both streams of the program come on podman's two; its own words would come with a failure, which is left out.
-        let args = ["logs", "--tail=20", "--", id].map(str::to_owned);
-        let finished = self.start(&args, None).ok().and_then(|mut podman| {
-            podman
-                .wait(Some(self.config().deadline))
-                .ok()?
-                .then(|| podman.finish().ok())?
-        });
-        let Some(finished) = finished.filter(|f| f.status.success()) else {
-            return String::new();
-        };
-        let mut all = finished.stdout;
-        all.push_str(&finished.stderr);
-        let from = all.len().saturating_sub(most);
-        let from = (from..=all.len())
-            .find(|&at| all.is_char_boundary(at))
-            .unwrap_or(all.len());
-        all.split_off(from)
-    }
 }

@@ -1,5 +1,5 @@
 //! podman, run as the operator would have typed it: an environment of our making, no descriptors but three, a session of
-//! its own, output to files.
+//! its own, output to files (but see [`output`](crate::output)).
 //!
 //! A podman that has begun is never killed: most kills leave debris (measured). A caller waits for it up to a deadline
 //! and may go on waiting afterwards; those that nobody waits for any more are few, and are reaped.
@@ -184,22 +184,12 @@ impl Engine {
         let begin = || -> io::Result<Running> {
             let stdout = Output::create(self.scratch_path("out"))?;
             let stderr = Output::create(self.scratch_path("err"))?;
-            let mut command = Command::new(&self.config.podman);
+            let mut command = self.command(args);
             command
-                .args(&self.config.global_args)
-                .args(args)
-                .env_clear()
-                .env(
-                    "PATH",
-                    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                )
-                .env("HOME", "/root")
-                .envs(&self.config.environment)
-                .current_dir("/")
                 .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
                 .stdout(stdout.file.try_clone()?)
                 .stderr(stderr.file.try_clone()?);
-            let child = spawn_apart(&mut command, self.limit)?;
+            let child = self.spawn(&mut command)?;
             // From here on nothing fails: this podman is at work, and whoever is told otherwise would forget it.
             let pidfd = pidfd_of(&child);
             let most = if args.first().is_some_and(|a| a == "ps") {
@@ -221,6 +211,25 @@ impl Engine {
             what: what.clone(),
             error,
         })
+    }
+
+    /// podman with these arguments, its streams not said yet.
+    pub(crate) fn command(&self, args: &[String]) -> Command {
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let mut command = Command::new(&self.config.podman);
+        command
+            .args(&self.config.global_args)
+            .args(args)
+            .env_clear()
+            .envs([("PATH", path), ("HOME", "/root")])
+            .envs(&self.config.environment)
+            .current_dir("/");
+        command
+    }
+
+    /// Starts such a command in a session of its own, with the descriptor limit that the launcher itself was given.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        spawn_apart(command, self.limit)
     }
 
     /// Runs podman to its end, or to the deadline, and wants success.
@@ -253,13 +262,13 @@ impl Engine {
 
 impl Engine {
     /// Leaves a podman alone that nobody waits for any more.
-    fn leave(&self, podman: Child) {
+    pub(crate) fn leave(&self, podman: Child) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.push(podman);
     }
 
     /// Takes note of those that have ended of what was left alone. That too many have not is an error.
-    fn reap(&self) -> Result<(), EngineError> {
+    pub(crate) fn reap(&self) -> Result<(), EngineError> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain_mut(|podman| matches!(podman.try_wait(), Ok(None)));
         if left.len() < HUNG {
@@ -344,12 +353,12 @@ pub fn is_id(text: &str) -> bool {
 }
 
 /// A descriptor of a child that was not waited for yet, if one is to be had.
-fn pidfd_of(child: &Child) -> Option<Pidfd> {
+pub(crate) fn pidfd_of(child: &Child) -> Option<Pidfd> {
     Pidfd::open(Pid::from_raw(i32::try_from(child.id()).ok()?)?).ok()
 }
 
 /// Waits for the end of a child, for ever or until then. `false`: it lives.
-fn wait_ended(
+pub(crate) fn wait_ended(
     child: &mut Child,
     pidfd: Option<&Pidfd>,
     until: Option<Instant>,
@@ -366,7 +375,6 @@ fn wait_ended(
     Ok(true)
 }
 
-/// Starts a command in a session of its own, with the descriptor limit that the launcher itself was given.
 #[allow(unsafe_code)]
 fn spawn_apart(command: &mut Command, limit: Rlimit) -> io::Result<Child> {
     let apart = move || {

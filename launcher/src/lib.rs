@@ -21,6 +21,7 @@ mod metrics;
 mod notify;
 mod operator;
 mod options;
+mod output;
 
 pub mod peer;
 mod pidfd;

@@ -32,18 +32,26 @@ impl Pidfd {
     /// # Errors
     /// When poll fails.
     pub fn wait_ended(&self, until: Option<Instant>) -> io::Result<bool> {
-        loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let left = left.map(|d| Timespec {
-                tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: d.subsec_nanos().into(),
-            });
-            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], left.as_ref()) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        wait_readable(self.as_fd(), until)
+    }
+}
+
+/// Waits until a descriptor has something to read, or its end: for ever or until then. `false`: it has nothing.
+///
+/// # Errors
+/// When poll fails.
+pub fn wait_readable(fd: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.map(|d| Timespec {
+            tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: d.subsec_nanos().into(),
+        });
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

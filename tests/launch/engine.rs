@@ -1,7 +1,7 @@
 //! A podman that hangs, lies or fails.
 
 use portcullis_tests::{Host, Process, Service, failed, holds, launch, launched, until};
-use portcullis_wire::{Body, Reason, Reply, State};
+use portcullis_wire::{Body, Reason, Reply, State, limits};
 use rustix::process::Signal;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -234,4 +234,32 @@ fn podmans_that_hang_as_they_look_are_few_and_are_reaped() {
 #[test]
 fn podmans_that_hang_as_they_remove_are_few_and_are_reaped() {
     hung_podmans_are_few_and_are_reaped("rm");
+}
+
+#[test]
+fn the_end_of_a_long_output_is_told_and_never_lies_in_the_runtime_directory() {
+    let host = Host::new();
+    // One MiB without a newline; and whether it has ended is seen before or after podman has returned.
+    let rules = RULES
+        .replace(
+            "program = [\"/bin/sleep\"]",
+            "program = [\"/bin/sh\", \"-c\", \"head -c 1048576 /dev/zero | tr '\\\\0' x; printf END; exit 3\", \"sh\"]",
+        )
+        .replace(
+            "user = \"0:0\"",
+            "user = \"0:0\"\nready = { pid_file = \"/run/pid\", timeout = \"30s\" }",
+        );
+    let agent = host.agent("blue", &rules);
+    // There is no room for more: what is larger could not be written there.
+    let scratch = agent.private().join("podman");
+    fs::create_dir_all(&scratch).unwrap();
+    let size = c"size=256k";
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", &scratch, "tmpfs", flags, size).unwrap();
+    let service = agent.start();
+    let failure = failed(service.client().launch(launch("sleep", &["1"])));
+    assert_eq!((failure.reason, failure.exit), (Reason::Exited, Some(3)));
+    let told = failure.output;
+    assert!(told.ends_with("xxxEND"), "{told:?}");
+    assert!(told.len() <= limits::OUTPUT, "{}", told.len());
 }
