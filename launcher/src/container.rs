@@ -183,11 +183,15 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub fn stop_and_remove(&self, id: &str, patience: Duration) -> Result<(), EngineError> {
-        let patience = format!("--time={}", patience.as_secs());
-        if let Err(error @ EngineError::Overdue { .. }) = self.run(&["stop", &patience, "--", id]) {
-            return Err(error);
+        // podman knows whole seconds, and takes 0 for the final signal at once.
+        let seconds = patience.as_secs() + u64::from(patience.subsec_nanos() > 0);
+        let patience = Duration::from_secs(seconds.max(1));
+        let time = format!("--time={}", patience.as_secs());
+        match self.run_for(&["stop", &time, "--", id], patience) {
+            // It may be gone, or be beyond stopping: the removal tells.
+            Ok(_) | Err(EngineError::Failed { .. }) => self.remove(id),
+            Err(error) => Err(error),
         }
-        self.remove(id)
     }
 
     /// Removes a container that has ended, by full ID. One that is gone already is fine.

@@ -237,9 +237,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError`], whichever.
     pub fn run(&self, args: &[&str]) -> Result<String, EngineError> {
+        self.run_for(args, Duration::ZERO)
+    }
+
+    /// The same for a podman that is told to wait so long itself: the deadline comes so much later.
+    ///
+    /// # Errors
+    /// [`EngineError`], whichever.
+    pub fn run_for(&self, args: &[&str], waits: Duration) -> Result<String, EngineError> {
         let args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
         let mut running = self.start(&args, None)?;
-        let deadline = self.config.deadline;
+        let deadline = self.config.deadline.saturating_add(waits);
         let waited = running.wait(Some(deadline));
         let what = running.what.clone();
         if !matches!(waited, Ok(true)) {

@@ -17,3 +17,4 @@ mod lifetime;
 mod limits;
 mod operator;
 mod readiness;
+mod replace;

@@ -1,0 +1,56 @@
+//! Replacing: how long the old one is given.
+
+use portcullis_tests::{Host, Process, launch, launched};
+use std::fs;
+
+fn rules(container: &str, program: &str) -> String {
+    format!(
+        r#"
+[[launch]]
+rule = "old"
+command = "old"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "{program}", "sh"]
+args = ["{{:int}}"]
+[launch.container]
+name = "same-name"
+user = "0:0"
+{container}
+"#
+    )
+}
+
+#[test]
+fn a_program_that_does_not_hear_the_polite_signal_is_replaced_though_its_patience_is_longer_than_the_deadline()
+ {
+    let host = Host::new();
+    let rules = rules(
+        "stop_timeout = \"6s\"",
+        "trap '' TERM; while :; do sleep 0.05; done",
+    );
+    let agent = host.agent("blue", &rules).engine("deadline = \"5s\"");
+    let service = agent.start();
+    let first = launched(service.client().launch(launch("old", &["1"])));
+    let old = Process::find(first.pid).unwrap();
+    let second = launched(service.client().launch(launch("old", &["2"])));
+    assert!(!second.reused && !old.is_alive());
+    assert_eq!(host.engine().containers().len(), 1);
+}
+
+#[test]
+fn a_program_is_asked_politely_first_however_short_its_patience_is() {
+    let host = Host::new();
+    let rules = rules(
+        "stop_timeout = \"500ms\"\nmounts = [{ source = \"{shared}\", mode = \"rw\" }]",
+        "trap 'echo >SHARED/asked; exit 0' TERM; while :; do sleep 0.05; done",
+    );
+    let rules = rules.replace("SHARED", &host.shared().display().to_string());
+    let agent = host.agent("blue", &rules);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("old", &["1"])));
+    let _ = launched(service.client().launch(launch("old", &["2"])));
+    assert!(fs::exists(host.shared().join("asked")).unwrap());
+    let calls = host.engine().calls();
+    let mut stops = calls.all().iter().filter(|c| c.subcommand() == "stop");
+    assert_eq!(stops.next().unwrap().values("--time"), ["1"]);
+}
