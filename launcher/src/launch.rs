@@ -76,9 +76,7 @@ impl Host {
             Some(Conflict::Same(started)) => return Ok(Begun::Reused(started)),
             Some(Conflict::Replace(old)) => Some(old),
             Some(Conflict::Refuse(old)) => {
-                let message =
-                    format!("the name {name} is taken by a side container that is not the same");
-                let not = NotStarted::new(Reason::Name, message, "on_conflict = \"refuse\"");
+                let not = refusal(&plan, &old.record);
                 return Err(not.denied().with_existing(Some(old)));
             }
         };
@@ -146,6 +144,11 @@ impl Host {
                 main: None,
             });
         };
+        if old.record.rule != plan.rule() {
+            let record = old.record;
+            let main = Some(main);
+            return Conflict::Refuse(Existing { record, main });
+        }
         let in_place = netns.is_none() || main.netns().ok() == netns;
         let is_ready = plan.ready().is_none_or(|ready| {
             readiness::pid_file_holds(main.pid, &ready.pid_file, plan.host_pid()).unwrap_or(false)
@@ -291,6 +294,20 @@ impl Host {
             tracing::error!(name, %error, "a launch record could not be removed; the next start does it");
         }
     }
+}
+
+/// Why what has the name stays.
+fn refusal(plan: &LaunchPlan, old: &Record) -> NotStarted {
+    let (name, rule) = (plan.name(), &old.rule);
+    if rule == plan.rule() {
+        let message = format!("the name {name} is taken by a side container that is not the same");
+        return NotStarted::new(Reason::Name, message, "on_conflict = \"refuse\"");
+    }
+    let message = format!(
+        "the name {name} is taken by a side container of rule {rule}; stop that one, or give the rules different names"
+    );
+    let detail = format!("on the host: podman stop {name}; no rule takes another one's place");
+    NotStarted::new(Reason::Name, message, detail)
 }
 
 /// What to do about a name that is taken by one of ours.

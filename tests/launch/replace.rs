@@ -1,6 +1,7 @@
-//! Replacing: how long the old one is given.
+//! Replacing: how long the old one is given, and that it is the rule's own.
 
-use portcullis_tests::{Host, Process, launch, launched};
+use portcullis_tests::{Host, Process, holds, launch, launched};
+use portcullis_wire::{Reason, Reply};
 use std::fs;
 
 fn rules(container: &str, program: &str) -> String {
@@ -53,4 +54,44 @@ fn a_program_is_asked_politely_first_however_short_its_patience_is() {
     let calls = host.engine().calls();
     let mut stops = calls.all().iter().filter(|c| c.subcommand() == "stop");
     assert_eq!(stops.next().unwrap().values("--time"), ["1"]);
+}
+
+#[test]
+fn a_side_container_of_another_rule_is_neither_replaced_nor_kept_nor_reused() {
+    for on_conflict in ["replace", "keep", "refuse"] {
+        let host = Host::new();
+        let program = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+        let rules = rules(&format!("on_conflict = \"{on_conflict}\""), program);
+        let agent = host.agent("blue", &rules);
+        let service = agent.start();
+        let first = launched(service.client().launch(launch("old", &["1"])));
+        agent.write_policy(&agent.policy_text().replace("\"old\"", "\"new\""));
+        service.reload();
+        // First with all the same but the rule.
+        for argument in ["1", "2"] {
+            match service.client().launch(launch("new", &[argument])) {
+                Reply::Denied {
+                    reason, message, ..
+                } => {
+                    assert_eq!(reason, Reason::Name);
+                    assert!(message.contains("rule old"), "{message}");
+                }
+                other => panic!("{on_conflict}: {other:?}"),
+            }
+        }
+        let container = host.engine().container("same-name");
+        assert_eq!(
+            (&container.id, container.pid),
+            (&first.container, first.pid)
+        );
+        assert_eq!(container.labels["io.portcullis.rule"], "old");
+        // Once it has ended, the name is free.
+        container.process().signal(rustix::process::Signal::KILL);
+        holds("the new rule has the name", || {
+            matches!(
+                service.client().launch(launch("new", &["1"])),
+                Reply::Launched { .. }
+            )
+        });
+    }
 }
