@@ -31,6 +31,9 @@ pub struct EngineConfig {
     pub environment: BTreeMap<String, String>,
     /// How many podmans run at once: 1 to 8. Twice the number of processors by default.
     pub workers: u8,
+    /// How many side containers all agents of the host may have together. 2,000 by default: podman has 2,048 locks for
+    /// containers, pods and volumes.
+    pub containers: u32,
     /// How long one podman may take before its caller is told `timeout`. 120 s by default.
     #[serde(deserialize_with = "read_duration")]
     pub deadline: Duration,
@@ -100,6 +103,7 @@ impl Default for EngineConfig {
             workers: u8::try_from(processors.saturating_mul(2))
                 .unwrap_or(8)
                 .clamp(1, 8),
+            containers: 2_000,
             deadline: Duration::from_secs(120),
             netns_dir: "/run/netns".into(),
         }
@@ -145,6 +149,9 @@ impl HostConfig {
         if !engine.podman.is_absolute() || !engine.netns_dir.is_absolute() {
             return bad("[engine] podman and netns_dir must be absolute paths".to_owned());
         }
+        if engine.containers == 0 {
+            return bad("[engine] containers = 0: must be 1 or more".to_owned());
+        }
         if engine.deadline.is_zero() {
             return bad("[engine] deadline must be longer than 0".to_owned());
         }
@@ -186,6 +193,7 @@ mod tests {
             "[engine]\npodmann = \"x\"",
             "[engine]\nworkers = 0",
             "[engine]\nworkers = 9",
+            "[engine]\ncontainers = 0",
             "[engine]\npodman = \"podman\"",
             "[engine]\ndeadline = \"0\"",
             "[broker]\noptional_layers = [\"all\"]",

@@ -23,6 +23,8 @@ pub struct Host {
     pub records: Records,
     /// Where namespaces and sources are pinned.
     pub staging: Staging,
+    /// The directory with the state directories of all agents of this host.
+    pub agents: PathBuf,
 }
 
 /// podman's part of a launch that is under way.
@@ -84,11 +86,17 @@ impl Host {
             Ok(staged) => staged,
             Err(not) => return Err(self.give_up(not, lock, name, replaced)),
         };
-        if let Some(old) = replaced {
-            self.clear(&old, plan.stop_timeout())
+        if let Some(old) = &replaced {
+            self.clear(old, plan.stop_timeout())
                 .map_err(|error| engine(&error).unknown())?;
         }
-        self.start(&plan, hash, image, at, staged, lock)
+        match self.record(&plan, hash, image, replaced.is_none()) {
+            Ok(record) => self.start(&plan, record, at, staged, lock),
+            Err(not) => {
+                self.forget(lock, name);
+                Err(not)
+            }
+        }
     }
 
     /// Nothing was begun: what was there stays, and where nothing was, nothing stays.
@@ -217,15 +225,14 @@ impl Host {
         self.engine.stop_and_remove(&id, patience)
     }
 
-    fn start(
+    /// Puts the launch on record; a new one only where the host has room for it.
+    fn record(
         &self,
         plan: &LaunchPlan,
         hash: String,
         image: String,
-        netns: Option<(u64, u64)>,
-        staged: StagedSet,
-        lock: NameLock,
-    ) -> Result<Begun, NotStarted> {
+        new: bool,
+    ) -> Result<Record, NotStarted> {
         let nonce = fs::read_to_string("/proc/sys/kernel/random/uuid")
             .map_err(|error| {
                 NotStarted::new(Reason::Internal, "no random number is to be had", error)
@@ -240,10 +247,24 @@ impl Host {
             image,
             netns: plan.netns().map(str::to_owned),
         };
-        if let Err(error) = self.records.write(&record) {
-            self.forget(lock, &record.name);
-            return Err(internal(&error));
+        self.records
+            .write(&record)
+            .map_err(|error| internal(&error))?;
+        if new {
+            // Only now, and with this one: launches at the same moment may all be refused, but are not all let in.
+            self.see_room()?;
         }
+        Ok(record)
+    }
+
+    fn start(
+        &self,
+        plan: &LaunchPlan,
+        record: Record,
+        netns: Option<(u64, u64)>,
+        staged: StagedSet,
+        lock: NameLock,
+    ) -> Result<Begun, NotStarted> {
         let pid_file = self.engine.scratch_path("pid");
         let arguments = podman_arguments(
             plan,

@@ -8,6 +8,7 @@ mod attempt;
 mod audit;
 mod broker;
 mod bucket;
+mod census;
 mod cgroup;
 mod conclude;
 mod container;
@@ -127,6 +128,10 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
         engine,
         records,
         staging,
+        agents: match options.state_dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => ".".into(),
+        },
     });
     let runtime = runtime.clone();
     Service::new(options, config, Arc::clone(&host), listener, control)?.run()?;

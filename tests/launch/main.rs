@@ -18,3 +18,4 @@ mod limits;
 mod operator;
 mod readiness;
 mod replace;
+mod room;
