@@ -12,7 +12,13 @@ use portcullis_policy::{LaunchPlan, OnConflict, Source, Staged, podman_arguments
 use portcullis_wire::Reason;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a lock may be held by what is about to be podman.
+const MOMENT: Duration = Duration::from_millis(200);
+/// The pause between two looks at a lock.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What every worker uses.
 #[derive(Debug)]
@@ -60,7 +66,7 @@ impl Host {
             existing,
         } = job;
         let name = plan.name();
-        let lock = match self.records.lock(name) {
+        let lock = match self.lock(name) {
             Ok(lock) => lock,
             Err(error @ RecordError::Held(_)) => {
                 let message = "an earlier launch of this name is not finished yet";
@@ -95,6 +101,18 @@ impl Host {
             Err(not) => {
                 self.forget(lock, name);
                 Err(not)
+            }
+        }
+    }
+
+    /// The name's lock. What another worker forks holds every lock of ours until it is podman, for a moment: so `Held` is
+    /// believed only when it lasts.
+    fn lock(&self, name: &str) -> Result<NameLock, RecordError> {
+        let until = Instant::now() + MOMENT;
+        loop {
+            match self.records.lock(name) {
+                Err(RecordError::Held(_)) if Instant::now() < until => thread::sleep(LOOK),
+                other => return other,
             }
         }
     }
@@ -358,5 +376,33 @@ impl UnderWay {
     /// podman.
     pub fn podman(&mut self) -> &mut Running {
         &mut self.podman
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host_config::EngineConfig;
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for_and_one_that_stays_held_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host {
+            engine: Engine::new(EngineConfig::default(), dir.path().join("podman")).unwrap(),
+            records: Records::open(&dir.path().join("state")).unwrap(),
+            staging: Staging::new(dir.path()).unwrap(),
+            agents: dir.path().to_owned(),
+        };
+        let lock = host.records.lock("a").unwrap();
+        let forked = lock.for_podman().unwrap();
+        drop(lock);
+        assert!(matches!(host.lock("a"), Err(RecordError::Held(_))));
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(2 * LOOK);
+                drop(forked);
+            });
+            assert!(host.lock("a").is_ok());
+        });
     }
 }
