@@ -16,8 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
-/// So many datagrams in a row, then the other connections.
+/// So much work in a row, then the other connections. A datagram is one piece of it, and one more for each [`PIECE`] bytes:
+/// the longest, which take longest to judge, come one at a time.
 const TURN: usize = 32;
+
+/// In bytes.
+const PIECE: usize = 2048;
 
 /// How long a reply waits for a client that does not read.
 const UNREAD: Duration = Duration::from_secs(10);
@@ -59,8 +63,11 @@ impl Connection {
     /// Serves the client until it leaves, is silent for too long, or does not read.
     pub async fn serve(&self, service: &Service) {
         while let Ok(mut ready) = self.socket.readable().await {
-            for _ in 0..TURN {
-                match self.step(service) {
+            let mut left = TURN;
+            while left > 0 {
+                let (step, length) = self.step(service);
+                left = left.saturating_sub(1 + length / PIECE);
+                match step {
                     Step::Handled => {}
                     Step::Nothing => {
                         ready.clear_ready();
@@ -82,17 +89,18 @@ impl Connection {
         }
     }
 
-    /// Takes one datagram. Waits for nothing.
-    fn step(&self, service: &Service) -> Step {
+    /// Takes one datagram, and says how long it was. Waits for nothing.
+    fn step(&self, service: &Service) -> (Step, usize) {
         let mut buffer = service.buffer.borrow_mut();
         let (length, cut, attached) = match socket::receive(self.socket.as_fd(), &mut buffer) {
-            Received::Nothing => return Step::Nothing,
-            Received::End => return Step::End,
+            Received::Nothing => return (Step::Nothing, 0),
+            Received::End => return (Step::End, 0),
             Received::Empty => {
-                return match self.answer(service, judgement::empty(), &[]) {
+                let last = match self.answer(service, judgement::empty(), &[]) {
                     Step::Reply(bytes) => Step::LastReply(bytes),
                     other => other,
                 };
+                return (last, 0);
             }
             Received::Datagram {
                 length,
@@ -108,7 +116,7 @@ impl Connection {
                 .judge
                 .borrow_mut()
                 .judge(datagram, envelope, &self.peer, self.refused.as_ref());
-        self.answer(service, verdict, datagram)
+        (self.answer(service, verdict, datagram), length)
     }
 
     fn answer(&self, service: &Service, verdict: Verdict, datagram: &[u8]) -> Step {

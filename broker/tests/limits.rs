@@ -1,9 +1,9 @@
 //! How much an agent can take, and from whom.
 
 use crate::harness::{Broker, Client, POLICY, Setup, sleep, until};
-use portcullis_wire::{Body, Order, Reason, Reply, Request, codec};
+use portcullis_wire::{Body, Order, Reason, Reply, Request, codec, limits};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::time::{Duration, Instant};
 
 const PLACES: usize = portcullis_broker::server::CONNECTIONS;
@@ -207,6 +207,58 @@ fn a_flood_on_some_connections_does_not_hold_up_another() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
+
+/// A launch of that many bytes, about as costly to judge as any: many words, the last of which no rule takes.
+fn longest() -> Vec<u8> {
+    let mut launch = sleep("5");
+    launch.args = vec!["5".repeat(60); limits::ARGUMENTS];
+    launch.dry_run = true;
+    let body = Body::Launch(launch);
+    let bytes = codec::encode(&Request { id: 1, body }).unwrap();
+    assert!(bytes.len() > limits::DATAGRAM * 9 / 10);
+    bytes
+}
+
+/// How long pings on one connection take beside floods on others, each of which sends without pause: the median and what 99
+/// of 100 do not exceed.
+fn pings_beside(floods: usize, datagram: &[u8]) -> [Duration; 2] {
+    let broker = Broker::start();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let flooders: Vec<Client> = (0..floods).map(|_| broker.connect()).collect();
+    let mut calm = broker.connect();
+    let mut taken = Vec::new();
+    std::thread::scope(|scope| {
+        for client in &flooders {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = send(&client.socket, datagram, SendFlags::NOSIGNAL);
+                }
+            });
+            scope.spawn(|| {
+                let mut reply = [0; 2048];
+                while matches!(
+                    recv(&client.socket, &mut reply[..], RecvFlags::empty()),
+                    Ok((1.., _))
+                ) {}
+            });
+        }
+        for _ in 0..300 {
+            let start = Instant::now();
+            calm.ping();
+            taken.push(start.elapsed());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(broker);
+    });
+    taken.sort();
+    [taken[150], taken[297]]
+}
+
+#[test]
+fn floods_of_the_longest_requests_do_not_hold_up_a_ping() {
+    let [_, p99] = pings_beside(4, &longest());
+    assert!(p99 < Duration::from_millis(250), "{p99:?}");
 }
 
 #[test]
