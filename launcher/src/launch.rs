@@ -164,7 +164,8 @@ impl Host {
         netns: Option<(u64, u64)>,
         old: Existing,
     ) -> Conflict {
-        let Some(main) = old.main else {
+        // One that has ended a moment ago, and whose end the loop has not heard of yet, is no conflict.
+        let Some(main) = old.main.filter(|main| !main.pidfd.has_ended()) else {
             return Conflict::Replace(Existing {
                 record: old.record,
                 main: None,
