@@ -1,7 +1,7 @@
 //! A launch through client, broker and launcher against the same podman command typed by hand.
 
 use crate::report::Report;
-use portcullis_tests::{Host, launch, launched};
+use portcullis_tests::{Host, binary, launch, launched};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -62,16 +62,32 @@ pub fn measure(report: &mut Report) {
         assert!(command.status().expect("podman").success());
         begin.elapsed().as_secs_f64() * 1e3
     };
-    let (mut ours, mut theirs) = (vec![], vec![]);
+    let by_program = |n: usize| {
+        let mut command = Command::new(binary("portcullis"));
+        command.arg("--socket").arg(agent.socket());
+        command.args(["run", "sleep", &n.to_string()]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let begin = Instant::now();
+        assert!(command.status().expect("portcullis").success());
+        begin.elapsed().as_secs_f64() * 1e3
+    };
+    let (mut ours, mut programs, mut theirs) = (vec![], vec![], vec![]);
+    let mut asked = vec![];
     for n in 1..=RUNS {
-        ours.push(ask(100_000 + n).0);
+        let (time, name) = ask(100_000 + n);
+        ours.push(time);
+        asked.push(name);
+        programs.push(by_program(200_000 + n));
         theirs.push(by_hand(n));
     }
     let audit = service.audit();
     let records: Vec<_> = audit
         .records()
         .into_iter()
-        .filter(|r| r["verdict"] == "launched" && r["name"] != first.as_str())
+        .filter(|r| r["verdict"] == "launched" && asked.iter().any(|name| r["name"] == **name))
         .collect();
     assert_eq!(records.len(), RUNS);
     let phase = |name: &str| -> Vec<f64> {
@@ -85,6 +101,7 @@ pub fn measure(report: &mut Report) {
     let added: Vec<f64> = total.iter().zip(&podman).map(|(t, p)| t - p).collect();
     report.add("launch: podman run typed by hand", "ms", &theirs);
     report.add("launch: asked by a client, until the answer", "ms", &ours);
+    report.add("launch: portcullis run, start to exit", "ms", &programs);
     report.add("launch: podman's part of it", "ms", &podman);
     for name in ["decided_us", "prepared_us", "ready_us", "answered_us"] {
         let what = format!("launch: phase {}", name.trim_end_matches("_us"));
