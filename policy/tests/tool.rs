@@ -69,6 +69,78 @@ fn check_fails_on_an_error_and_shows_it() {
 }
 
 #[test]
+fn check_as_judges_a_file_of_any_name_as_the_policy_that_it_is_to_replace() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = write(directory.path(), "agents/a.toml", &clean("a-x"));
+    let broken = clean("a-x").replace("command", "comand");
+    let draft = write(directory.path(), ".source.1", &broken);
+    let (code, _, err) = words(&tool(&["check", "--as", &place, &draft]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&place) && !err.contains(&draft), "{err}");
+
+    let draft = write(directory.path(), ".source.1", &clean("a-y"));
+    let (code, out, err) = words(&tool(&["check", "--as", &place, &draft]));
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(out.contains(&format!("{place}: agent a, 1 rules")), "{out}");
+
+    // Its drop-ins and its neighbours are those of the place; what it replaces is neither.
+    let rule = clean("a-z").replace("rule = \"r\"", "rule = \"more\"");
+    let rule = rule.split_once("[[launch]]").unwrap().1;
+    let drop_in = format!("[[launch]]{rule}");
+    write(directory.path(), "agents/a.d/10.toml", &drop_in);
+    let (code, out, _) = words(&tool(&["check", "--as", &place, &draft]));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("2 rules"), "{out}");
+    write(directory.path(), "agents/b.toml", &clean("a-y"));
+    let (code, _, err) = words(&tool(&["check", "--as", &place, &draft]));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("containers of the same name"), "{err}");
+}
+
+#[test]
+fn check_as_judges_a_drop_in_with_the_policy_and_the_other_drop_ins() {
+    let directory = tempfile::tempdir().unwrap();
+    let drop_in = |rule: &str, name: &str| {
+        let text = clean(name).replace("rule = \"r\"", &format!("rule = \"{rule}\""));
+        format!("[[launch]]{}", text.split_once("[[launch]]").unwrap().1)
+    };
+    write(directory.path(), "a.toml", &clean("a-x"));
+    write(directory.path(), "a.d/10.toml", &drop_in("ten", "a-10"));
+    write(directory.path(), "a.d/30.toml", &drop_in("thirty", "a-30"));
+    let place = directory.path().join("a.d/20.toml");
+    let place = place.to_str().unwrap();
+    let check = |place: &str, text: &str| {
+        let draft = write(directory.path(), "draft", text);
+        words(&tool(&["check", "--as", place, &draft]))
+    };
+
+    let (code, out, err) = check(place, &drop_in("twenty", "a-20"));
+    assert_eq!((code, &*err), (Some(0), ""));
+    assert!(out.contains("agent a, 4 rules"), "{out}");
+    // The same rule twice; but not when it is the file that is to be replaced.
+    let (code, _, err) = check(place, &drop_in("ten", "a-20"));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("20.toml"), "{err}");
+    let ten = place.replace("20.toml", "10.toml");
+    let (code, out, _) = check(&ten, &drop_in("ten", "a-11"));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("3 rules"), "{out}");
+}
+
+#[test]
+fn check_as_takes_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let draft = write(directory.path(), "draft", &clean("a-x"));
+    for arguments in [
+        &["check", "--as", "a.toml"][..],
+        &["check", "--as", "a.toml", &draft, &draft],
+    ] {
+        let (code, _, err) = words(&tool(arguments));
+        assert_eq!(code, Some(2), "{err}");
+    }
+}
+
+#[test]
 fn check_fails_on_a_lint_of_the_level_deny_unless_it_is_allowed() {
     let directory = tempfile::tempdir().unwrap();
     let root = clean("a-x")

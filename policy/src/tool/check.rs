@@ -11,6 +11,9 @@ use std::process::ExitCode;
 pub(super) struct Options {
     /// The policies to check, each with its drop-ins [default: /etc/portcullis/agents/*.toml]
     files: Vec<PathBuf>,
+    /// Check the one FILE as what is to replace PATH, a policy or a drop-in, with everything else that is there
+    #[arg(long = "as", value_name = "PATH", requires = "files")]
+    place: Option<PathBuf>,
     /// Errors alone: what would keep a policy from being loaded
     #[arg(long)]
     no_lints: bool,
@@ -24,6 +27,10 @@ pub(super) struct Checked {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
+    if options.place.is_some() && options.files.len() != 1 {
+        complain(&"--as takes exactly one FILE: a place can be taken by one alone");
+        return ExitCode::from(TROUBLE);
+    }
     let paths = if options.files.is_empty() {
         files::list(Path::new(DIRECTORY))
     } else {
@@ -42,7 +49,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let mut failed = 0;
     let mut checked = Vec::new();
     for path in &paths {
-        match check(path, options.no_lints, &mut failed) {
+        match check(path, options, &mut failed) {
             Ok(policy) => checked.extend(policy),
             Err(error) => {
                 complain(&error);
@@ -60,10 +67,18 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 /// Checks one policy, says what there is to say, and counts what has to be mended.
-fn check(path: &Path, no_lints: bool, failed: &mut usize) -> Result<Option<Checked>, FilesError> {
-    let agent = files::agent_of(path)?;
-    let texts = files::read(path)?;
-    let checked = review(path, &agent, &texts, no_lints, failed);
+fn check(
+    path: &Path,
+    options: &Options,
+    failed: &mut usize,
+) -> Result<Option<Checked>, FilesError> {
+    let no_lints = options.no_lints;
+    let (path, texts) = match &options.place {
+        Some(place) => files::read_as(path, place)?,
+        None => (path.to_owned(), files::read(path)?),
+    };
+    let agent = files::agent_of(&path)?;
+    let checked = review(&path, &agent, &texts, no_lints, failed);
     if let Some(Checked { policy, lints, .. }) = &checked {
         let lints = if no_lints {
             String::new()

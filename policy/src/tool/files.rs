@@ -83,6 +83,35 @@ pub(super) fn read_drop_ins(path: &Path) -> Result<Vec<PolicyText>, FilesError> 
         .collect()
 }
 
+/// The policy that would be there if `file` stood at `place`, which is a policy's path or a drop-in's: the policy's path, and
+/// its texts. `file` speaks under `place`'s name.
+pub(super) fn read_as(file: &Path, place: &Path) -> Result<(PathBuf, Vec<PolicyText>), FilesError> {
+    let draft = PolicyText {
+        path: place.display().to_string(),
+        text: read_one(file)?.text,
+    };
+    let directory = place.parent().filter(|directory| {
+        let extension = directory.extension();
+        extension.is_some_and(|extension| extension == "d")
+    });
+    let Some(directory) = directory else {
+        let mut texts = vec![draft];
+        texts.extend(read_drop_ins(place)?);
+        return Ok((place.to_owned(), texts));
+    };
+    let policy = directory.with_extension("toml");
+    let mut texts = read(&policy)?;
+    texts.retain(|text| text.path != draft.path);
+    // After the policy itself, in the order of names.
+    let at = texts
+        .iter()
+        .skip(1)
+        .take_while(|text| text.path < draft.path)
+        .count();
+    texts.insert(1 + at, draft);
+    Ok((policy, texts))
+}
+
 /// One file.
 pub(super) fn read_one(path: &Path) -> Result<PolicyText, FilesError> {
     match std::fs::read_to_string(path) {
