@@ -2,7 +2,7 @@
 # Boots the root that root.sh made, with its own systemd as PID 1, and stays until that has ended:
 #   tests/host/boot.sh ROOT GROUP
 # GROUP is an empty cgroup of the unified hierarchy, which the machine gets for its own. All that is written in there is
-# in memory and goes with it. It ends with the thread that started it.
+# in memory and goes with it. It is killed when standard input ends: whoever holds its other end may be killed, too.
 set -eu
 
 [ $# -eq 2 ] || { echo "usage: $0 ROOT GROUP" >&2; exit 2; }
@@ -16,11 +16,15 @@ if [ ! -x "$loader" ]; then
 	exit 1
 fi
 
+exec 3<&0
+{ cat <&3 >/dev/null; echo 1 >"$group/cgroup.kill"; } 2>/dev/null &
+exec 3<&-
+
 echo $$ >"$group/cgroup.procs"
 # podman's store cannot lie on the overlay that the root is. runc asks for key rings and BPF, the broker for Landlock.
 calls='@keyring bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self'
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec setpriv --pdeathsig KILL "$loader" --library-path "$libraries:$libraries/systemd" "$root/usr/bin/systemd-nspawn" \
+exec "$loader" --library-path "$libraries:$libraries/systemd" "$root/usr/bin/systemd-nspawn" \
 	--quiet --directory="$root" --volatile=overlay --tmpfs=/var/lib/containers:mode=0755 --machine=portcullis-test \
 	--register=no --keep-unit --private-network --capability=all --system-call-filter="$calls" \
 	--console=pipe --boot </dev/null

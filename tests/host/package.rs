@@ -1,8 +1,7 @@
 //! The package itself: what systemd thinks of its units, and what is left when it goes.
 
 use crate::agent::Agent;
-use portcullis_tests::Machine;
-use std::path::Path;
+use portcullis_tests::{Machine, keep};
 
 const RULES: &str = r#"
 [[launch]]
@@ -25,8 +24,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     );
     assert_eq!(said, "");
     let security = machine.must("systemd-analyze security --no-pager portcullis@demo.service");
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/host");
-    std::fs::write(target.join("systemd-analyze-security.txt"), security + "\n").unwrap();
+    keep("systemd-analyze-security.txt", &(security + "\n"));
 }
 
 #[test]

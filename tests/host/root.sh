@@ -16,7 +16,7 @@ packages=systemd,systemd-sysv,dbus,systemd-container,iproute2,podman,runc,conmon
 
 umask 022
 mkdir -p "$place"
-place=$(cd "$place" && pwd)
+place=$(cd "$place" && pwd -P)
 owner=$(stat -c %u:%g "$here")
 chown "$owner" "$(dirname "$place")" "$place"
 # shellcheck source=/dev/null
@@ -32,7 +32,7 @@ if [ -d "$root" ]; then
 fi
 
 echo "making a machine's root of packages of $suite ..." >&2
-rm -rf "$place"/root-*
+rm -rf "$root.new"
 trap 'rm -rf "$root.new" "$root.log"' EXIT
 trap 'exit 1' HUP INT TERM
 sources=
@@ -63,4 +63,6 @@ for mount in dev-hugepages sys-kernel-debug sys-kernel-tracing; do
 	ln -s /dev/null "$root.new/etc/systemd/system/$mount.mount"
 done
 mv "$root.new" "$root"
+# A machine that runs from an older one has this lock.
+flock "$place/turn" find "$place" -maxdepth 1 -name 'root-*' ! -path "$root" -exec rm -rf {} +
 echo "$root"

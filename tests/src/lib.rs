@@ -33,7 +33,7 @@ pub use deadline::{LONG, holds, until};
 pub use engine::{Container, Engine, IMAGE};
 pub use host::Host;
 pub use inheritance::inheritance;
-pub use machine::{Machine, package};
+pub use machine::{Machine, keep, package};
 pub use netns::{Netns, uuid};
 pub use process::Process;
 pub use service::{LEAK, OPEN_FILES, Service};

@@ -241,6 +241,7 @@ impl Boot {
         fs::create_dir(&group).expect("a cgroup");
         let nspawn = Command::new(script("boot.sh"))
             .args([root, &group])
+            .stdin(Stdio::piped())
             .stdout(console.try_clone().expect("a descriptor"))
             .stderr(console)
             .spawn()
@@ -296,7 +297,7 @@ fn remove_group(group: &Path) -> std::io::Result<()> {
     fs::remove_dir(group)
 }
 
-/// The number that a process has in the innermost PID namespace that it is in but no deeper than the machine's.
+/// The number that a process has in the machine, whatever namespaces there are within.
 fn inner_number(process: Process) -> Option<i32> {
     let status = fs::read_to_string(process.file("status")).ok()?;
     let numbers = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
@@ -327,6 +328,14 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("host")
         .join(name)
+}
+
+/// Leaves a text that a host test has found out where people find it: in `target/host`.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn keep(name: &str, text: &str) {
+    fs::write(root().with_file_name(name), text).expect("a file in target/host");
 }
 
 /// The package that `make package` left beside the binaries.
