@@ -219,9 +219,6 @@ fn what_a_broker_calls_its_layers_tells_the_service_manager_nothing() {
     for number in 0..LAYERS {
         fs::write(path.with_file_name("number"), number.to_string()).unwrap();
         let mut service = agent.start();
-        let mut client = agent.client();
-        let id = client.send(Body::Launch(launch("sleep", &["100"])));
-        id.map(|id| conclusion(&client, id)).unwrap();
         let mut said = Vec::new();
         holds("it is told something", || {
             said.extend(service.notifications());
