@@ -221,7 +221,7 @@ fn what_a_broker_calls_its_layers_tells_the_service_manager_nothing() {
         let _ = fs::remove_file(path.with_file_name("starts"));
         let mut service = agent.start();
         let mut said = Vec::new();
-        holds("the layers are heard, and the broker taken or ended", || {
+        holds("its layers are heard", || {
             said.extend(service.notifications());
             starts(&path) >= 2 || said.iter().any(|words| words.contains("READY=1"))
         });
