@@ -18,6 +18,7 @@ mod host_config;
 mod image;
 mod launch;
 mod listener;
+mod logs;
 mod metrics;
 mod notify;
 mod operator;

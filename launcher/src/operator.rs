@@ -3,6 +3,7 @@
 //! Reachable through a 0700 directory alone, and each connection's peer is looked at again.
 
 use crate::listener::accept;
+use crate::logs::{CHUNK, Log, Readers, chunk};
 use crate::peer;
 use crate::requests::explained;
 use crate::service::{Service, key};
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many operators at once.
@@ -32,6 +34,7 @@ pub(crate) struct Operator {
     connections: Vec<(u64, OwnedFd)>,
     /// Until then nobody is let in, because that failed.
     closed_until: Option<Instant>,
+    readers: Readers,
 }
 
 impl Operator {
@@ -40,6 +43,7 @@ impl Operator {
             listener,
             connections: Vec::new(),
             closed_until: None,
+            readers: Readers::default(),
         }
     }
 
@@ -131,35 +135,61 @@ impl Service {
         let Ok(answer_to) = client.try_clone() else {
             return;
         };
-        let (id, reply) = match request {
-            Ok(Request {
-                id,
-                body: Body::Stop { target, timeout },
-            }) => match self.operator_stops(&target, timeout) {
-                Ok(stopping) => return stopping.askers.push((answer_to, id)),
-                Err(reply) => (id, *reply),
-            },
-            Ok(Request {
-                id,
-                body: Body::Metrics,
-            }) => {
-                let chunk = Reply::Chunk {
-                    bytes: self.metrics().into_bytes(),
+        match request {
+            Ok(Request { id, body }) => self.operator_is_served(answer_to, id, body),
+            Err(error) => {
+                let reply = match error {
+                    DecodeError::Version(_) => Reply::UnsupportedVersion {
+                        spoken: vec![portcullis_wire::limits::VERSION],
+                    },
+                    error => refuse(error.reason(), &error.to_string()),
                 };
-                let replies = [chunk, Reply::Done { exit: None }];
-                return self.unread.answer_in_order(answer_to, id, replies);
+                self.unread.answer(answer_to, 0, reply);
             }
-            Ok(Request { id, body }) => (id, self.operator_reply(body)),
-            Err(DecodeError::Version(_)) => {
-                let spoken = vec![portcullis_wire::limits::VERSION];
-                (0, Reply::UnsupportedVersion { spoken })
+        }
+    }
+
+    /// Answers at once, or sees to it that somebody will.
+    fn operator_is_served(&mut self, client: OwnedFd, id: u64, body: Body) {
+        let reply = match body {
+            Body::Stop { target, timeout } => match self.operator_stops(&target, timeout) {
+                Ok(stopping) => return stopping.askers.push((client, id)),
+                Err(reply) => *reply,
+            },
+            Body::Logs {
+                target,
+                tail,
+                follow,
+            } => match self.container_of(&target) {
+                Ok(container) => {
+                    let log = Log {
+                        container,
+                        tail,
+                        follow,
+                    };
+                    let host = Arc::clone(&self.host);
+                    return self.operator.readers.read(host, log, client, id);
+                }
+                Err(reply) => *reply,
+            },
+            Body::Metrics => {
+                let bytes = self.metrics().into_bytes();
+                let mut replies: Vec<_> = bytes.chunks(CHUNK).map(chunk).collect();
+                replies.push(Reply::Done { exit: None });
+                return self.unread.answer_in_order(client, id, replies);
             }
-            Err(error) => (
-                0,
-                Denial::new(error.reason(), None, &error.to_string()).reply(),
-            ),
+            body => self.operator_reply(body),
         };
-        self.unread.answer(answer_to, id, reply);
+        self.unread.answer(client, id, reply);
+    }
+
+    /// The full ID of the container that a target means. An error is what there is to answer.
+    fn container_of(&self, target: &Target) -> Result<String, Box<Reply>> {
+        let name = self.table.find(target).ok_or(Reply::NotFound)?;
+        let entry = self.table.entries.get(name).ok_or(Reply::NotFound)?;
+        // Where nobody knows yet what has the name, asking again soon is right.
+        let live = entry.live().ok_or(Reply::Busy { retry_after: 500 })?;
+        Ok(live.main.id.clone())
     }
 
     fn operator_reply(&self, body: Body) -> Reply {

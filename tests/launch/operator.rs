@@ -29,6 +29,16 @@ user = "0:0"
 stop_timeout = "60s"
 
 [[launch]]
+rule = "counting"
+command = "counting"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "trap 'echo bye; exit' TERM; seq 20000; while :; do sleep 0.05; done"]
+[launch.container]
+name = "counting-one"
+user = "0:0"
+log = "k8s-file"
+
+[[launch]]
 rule = "failing"
 command = "failing"
 image = "localhost/portcullis-test:1"
@@ -245,4 +255,91 @@ fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_the
         .collect();
     let unique: BTreeSet<_> = series.iter().collect();
     assert_eq!(series.len(), unique.len(), "no series twice: {text}");
+}
+
+/// What the answer to `Logs` brings, and its last reply.
+fn logs(service: &Service, name: &str, tail: Option<u32>, follow: bool) -> (String, Reply) {
+    let mut operator = service.operator();
+    let target = Target::Name(name.into());
+    let id = operator
+        .send(Body::Logs {
+            target,
+            tail,
+            follow,
+        })
+        .unwrap();
+    let mut text = Vec::new();
+    loop {
+        let response = operator.reply();
+        assert_eq!(response.id, id);
+        match response.reply {
+            Reply::Chunk { bytes } => text.extend(bytes),
+            last => return (String::from_utf8(text).unwrap(), last),
+        }
+    }
+}
+
+#[test]
+fn logs_are_read_whole_or_from_a_line_on_and_followed_to_the_end() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let answer = launched(service.client().launch(launch("counting", &[])));
+    let done = Reply::Done { exit: None };
+    let numbers = |from: u32| (from..=20_000).fold(String::new(), |all, n| all + &format!("{n}\n"));
+    holds("it has counted", || {
+        logs(&service, "counting-one", Some(1), false).0 == "20000\n"
+    });
+    let (all, last) = logs(&service, "counting-one", None, false);
+    assert!(all == numbers(1) && last == done, "{} {last:?}", all.len());
+    assert_eq!(
+        logs(&service, "counting-one", Some(3), false).0,
+        numbers(19_998)
+    );
+
+    // What it writes when it is told to end comes after what was there.
+    let followed = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| logs(&service, "counting-one", None, true));
+        holds("somebody reads", || {
+            let reads = |process: &Process| process.arguments().contains(&"--follow".to_owned());
+            service.launcher().children().iter().any(reads)
+        });
+        Process::find(answer.pid)
+            .unwrap()
+            .signal(rustix::process::Signal::TERM);
+        follower.join().unwrap()
+    });
+    assert!(
+        followed == (numbers(1) + "bye\n", done),
+        "{}",
+        followed.0.len()
+    );
+    assert_eq!(
+        logs(&service, "nobody", None, false),
+        (String::new(), Reply::NotFound)
+    );
+}
+
+#[test]
+fn a_follower_that_goes_away_leaves_no_podman_behind() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("counting", &[])));
+    let mut operator = service.operator();
+    let (target, tail, follow) = (Target::Name("counting-one".into()), Some(1), true);
+    operator
+        .send(Body::Logs {
+            target,
+            tail,
+            follow,
+        })
+        .unwrap();
+    let podman = portcullis_tests::until("somebody reads", || {
+        let reads = |process: &Process| process.arguments().contains(&"--follow".to_owned());
+        service.launcher().children().into_iter().find(reads)
+    });
+    drop(operator);
+    holds("it is gone", || !podman.is_alive());
+    assert!(service.operator().is_served());
 }
