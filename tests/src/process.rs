@@ -150,6 +150,11 @@ fn words(bytes: &[u8]) -> Vec<String> {
 fn stat(pid: i32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let mut state = fields.next()?.chars().next()?;
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    if state == 'Z' && threads > 1 {
+        // Its first thread alone has ended: another one is in the middle of an exec, as runc's are.
+        state = 'R';
+    }
+    Some((state, fields.nth(1)?.parse().ok()?))
 }
