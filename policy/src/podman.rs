@@ -72,7 +72,12 @@ pub fn podman_arguments(plan: &LaunchPlan, staged: &Staged<'_>) -> Vec<String> {
     }
     option(
         "stop-timeout",
-        &settings.stop_timeout.as_secs().max(1).to_string(),
+        &settings
+            .stop_timeout
+            .as_millis()
+            .div_ceil(1000)
+            .max(1)
+            .to_string(),
     );
     option("pidfile", staged.pid_file);
     for (key, value) in [

@@ -2,7 +2,7 @@
 
 use crate::arguments::{ArgumentCause, Arguments, Observer};
 use crate::bindings::{Bindings, IMAGE, NETNS, SlotKind};
-use crate::image::reference;
+use crate::image::{Reference, reference};
 use crate::pattern::{Pattern, Template};
 use crate::plan::{LaunchPlan, Mount, OnConflict, Ready, Settings, Source};
 use crate::spelling::{has_invisible, is_path, is_relative_path};
@@ -184,8 +184,13 @@ impl Rule {
     ) -> Result<(), Cause> {
         let image = match &request.image {
             Some(image) => {
-                let matched = matches_any(&self.images, image, bindings);
-                if !matched || reference(image).is_none() {
+                // Which image a short name means is up to what is on the host: the operator may write one, nobody else.
+                let written = self.images.iter().any(|p| p.literal() == Some(image));
+                let named = match reference(image) {
+                    Some(Reference::Short) => written,
+                    full => full.is_some(),
+                };
+                if !matches_any(&self.images, image, bindings) || !named {
                     return Err(Cause::Image);
                 }
                 image

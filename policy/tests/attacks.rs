@@ -530,6 +530,20 @@ fn an_image_transport_is_denied_even_where_the_pattern_would_take_it() {
 }
 
 #[test]
+fn a_short_image_name_is_denied_unless_the_operator_wrote_it() {
+    let rule = |images: &str| {
+        let image = format!("image = {images}");
+        loaded(&one_rule("", "name = \"c-x\"").replace("image = \"localhost/i:1\"", &image))
+    };
+    let mut request = ask(&[]);
+    request.image = Some("busybox:latest".to_owned());
+    let wide = rule("[\"localhost/i:1\", \"{:word}:{:word}\"]");
+    assert_eq!(denied(&wide, &request).reason, Reason::Image);
+    let written = rule("[\"localhost/i:1\", \"busybox:latest\"]");
+    allowed(&written, &request);
+}
+
+#[test]
 fn an_image_that_the_rule_does_not_list_is_denied() {
     let mut request = dnsmasq();
     for other in [
