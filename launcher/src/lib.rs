@@ -31,6 +31,7 @@ pub mod policy_file;
 mod progress;
 pub mod readiness;
 mod records;
+mod refusal;
 mod requests;
 mod service;
 pub mod staging;

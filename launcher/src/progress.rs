@@ -175,7 +175,7 @@ impl Service {
         }
         for pending in waited.0 {
             if denied {
-                let rule = pending.plan.as_ref().map(|(rule, _)| rule.as_str());
+                let rule = pending.plan.as_ref().map(|plan| plan.rule.as_str());
                 let denial = self.own_denial(reason, rule, &message);
                 self.audit_failed(&pending, "denied", reason, &message, &detail);
                 self.counts.answered("denied", Some(reason), "launcher", 1);
@@ -199,7 +199,7 @@ impl Service {
     ) {
         self.audit_failed(&pending, "failed", reason, message, detail);
         self.counts.answered("failed", Some(reason), "launcher", 1);
-        let name = pending.plan.as_ref().map_or("", |(_, name)| name);
+        let name = pending.plan.as_ref().map_or("", |plan| &plan.name);
         self.status.last_failure = Some(format!("{reason} {name}"));
         self.status.outdated = true;
         let (exit, output) = exited.map_or((None, String::new()), |(exit, out)| (Some(exit), out));

@@ -7,7 +7,7 @@ use crate::audit::{self, Asked, Phases, Verdict, Who, now};
 use crate::cgroup;
 use crate::peer;
 use crate::service::Service;
-use crate::table::{Entry, Live, Pending, Stage};
+use crate::table::{Chosen, Entry, Live, Pending, Stage};
 use crate::workers::Task;
 use portcullis_policy::{Decision, Denial, LaunchPlan, Peer, decide};
 use portcullis_wire::{Attach, Body, Launch, Reason, Reply, codec};
@@ -117,7 +117,11 @@ impl Service {
 
     /// Finds the name's entry and starts, joins, or waits.
     pub(crate) fn place(&mut self, mut pending: Pending, plan: Box<LaunchPlan>) {
-        pending.plan = Some((plan.rule().to_owned(), plan.name().to_owned()));
+        pending.plan = Some(Chosen {
+            rule: plan.rule().to_owned(),
+            name: plan.name().to_owned(),
+            generation: self.generation().to_owned(),
+        });
         if !self.recovered {
             self.before_recovery.push(pending);
             return;
@@ -267,7 +271,9 @@ impl Service {
 
     /// Looks anew at requests that waited for something to be over.
     pub(crate) fn reconsider(&mut self, waited: Vec<Pending>) {
-        for pending in waited {
+        for mut pending in waited {
+            // What was decided before is out of date.
+            pending.plan = None;
             let who = pending.who;
             let peer = Peer::Process {
                 uid: who.uid,
@@ -299,8 +305,9 @@ impl Service {
         let agent = self.options.agent.as_str();
         let plan = pending.plan.as_ref();
         let verdict = fill(Verdict {
-            rule: plan.map(|(rule, _)| rule.as_str()),
-            name: plan.map(|(_, name)| name.as_str()),
+            rule: plan.map(|plan| plan.rule.as_str()),
+            name: plan.map(|plan| plan.name.as_str()),
+            generation: plan.map_or(self.generation(), |plan| &plan.generation),
             ..self.blank()
         });
         audit::record(
@@ -320,6 +327,13 @@ impl Service {
         }
     }
 
+    /// The generation of the policy in force; empty where there is none.
+    pub(crate) fn generation(&self) -> &str {
+        self.policy
+            .as_ref()
+            .map_or("", |policy| policy.generation())
+    }
+
     fn blank(&self) -> Verdict<'_> {
         Verdict {
             word: "failed",
@@ -330,10 +344,7 @@ impl Service {
             image_id: None,
             pid: None,
             detail: "",
-            generation: self
-                .policy
-                .as_ref()
-                .map_or("", |policy| policy.generation()),
+            generation: self.generation(),
         }
     }
 }

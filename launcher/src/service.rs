@@ -33,6 +33,7 @@ pub(crate) mod key {
     pub(crate) const SIGNALS: u64 = 0;
     pub(crate) const WORKERS: u64 = 1;
     pub(crate) const OPERATOR: u64 = 2;
+    pub(crate) const CLIENTS: u64 = 3;
     /// A broker's link is `BROKER` + 4 n, its pidfd one more, its descriptor 2 another one.
     pub(crate) const BROKER: u64 = 1 << 32;
     pub(crate) const CONNECTION: u64 = 1 << 40;
@@ -70,6 +71,7 @@ pub(crate) struct Service {
     pub(crate) idle_since: Instant,
     pub(crate) stopping: Option<Instant>,
     pub(crate) reloading: bool,
+    pub(crate) turning_away: bool,
     pub(crate) manager: Manager,
     pub(crate) status: Status,
 }
@@ -122,6 +124,7 @@ impl Service {
             idle_since: Instant::now(),
             stopping: None,
             reloading: false,
+            turning_away: false,
             manager: Manager::from_environment()?,
             status: Status::default(),
         };
@@ -184,6 +187,7 @@ impl Service {
                 }
             }
             key::OPERATOR => self.operator_connects(),
+            key::CLIENTS => self.client_is_turned_away(),
             key::MAIN.. => self.ended(key),
             key::CONNECTION.. => self.operator_asks(key, buffer),
             _ => self.broker_tells(key, buffer),

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 /// The pause before a broker that died is started again grows between these.
 pub(crate) const PAUSE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(10));
+/// After so long a pause, brokers that never served are not to be waited for.
+const HOPELESS: Duration = Duration::from_secs(1);
 /// A broker that lived so long died of something new.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// A broker and its place in the poll loop.
@@ -25,6 +27,7 @@ pub(crate) struct Child {
     pub(crate) key: u64,
     pub(crate) since: Instant,
     pub(crate) draining: bool,
+    generation: String,
     reports: Bucket,
 }
 
@@ -69,10 +72,7 @@ impl Service {
             }
             return;
         }
-        let generation = self
-            .policy
-            .as_ref()
-            .map_or("", |policy| policy.generation());
+        let generation = self.generation();
         tracing::info!(agent, generation, "the policy was reloaded");
         self.status.policy_is_broken = false;
         self.reloading = true;
@@ -111,6 +111,7 @@ impl Service {
                     key,
                     since: Instant::now(),
                     draining: false,
+                    generation: self.generation().to_owned(),
                     reports: Bucket::full(),
                 })
             });
@@ -126,11 +127,8 @@ impl Service {
                 );
                 self.status.broker_problem =
                     Some("the broker cannot be started, see the log".to_owned());
-                if self.reloading {
-                    self.reloading = false;
-                    self.notify_ready();
-                }
-                self.start_later();
+                let serving = self.children.iter().any(|c| c.broker.ready.is_some());
+                self.broker_failed(serving);
             }
         }
     }
@@ -216,10 +214,8 @@ impl Service {
                 if !few || list.len() > KINDS {
                     return Err("reported more denials than any agent can cause".to_owned());
                 }
-                let generation = self
-                    .policy
-                    .as_ref()
-                    .map_or("", |policy| policy.generation());
+                // The one that the broker decided by, which may be an old one that drains.
+                let generation = self.children.get(at).map_or("", |child| &child.generation);
                 for denied in &list {
                     let reason = Some(denied.reason);
                     self.counts
@@ -264,6 +260,7 @@ impl Service {
                 }
             }
             self.status.broker_problem = None;
+            self.turn_clients_away(false);
             if !self.reloading {
                 self.notify_ready();
             }
@@ -310,9 +307,19 @@ impl Service {
         } else {
             format!("nobody is answered: the broker has ended ({status}); see the log")
         });
-        if self.reloading {
+        self.broker_failed(serving || child.broker.ready.is_some());
+    }
+
+    /// A broker has ended, or could not be started. `serving`: there is one, or there was until now.
+    fn broker_failed(&mut self, serving: bool) {
+        // The service manager would end a launcher that never says that it is ready, and start it again and again: this
+        // one stays, and its status line says what is wrong.
+        if self.reloading || !serving {
             self.reloading = false;
             self.notify_ready();
+        }
+        if !serving && self.pause >= HOPELESS {
+            self.turn_clients_away(true);
         }
         self.start_later();
     }

@@ -24,10 +24,21 @@ pub struct Pending {
     pub asked: Asked,
     /// When it got how far.
     pub at: Phases,
-    /// The rule that allows it and the container's name, once that is decided.
-    pub plan: Option<(String, String)>,
+    /// What was decided, once it was.
+    pub plan: Option<Chosen>,
     /// It joined a launch that was under way.
     pub joined: bool,
+}
+
+/// What is told of the plan that a request is served by.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The rule that allows it.
+    pub rule: String,
+    /// The container's name.
+    pub name: String,
+    /// The generation of the policy that decided: another one may be in force when it is answered.
+    pub generation: String,
 }
 
 /// Where a name stands.

@@ -146,3 +146,37 @@ fn a_reload_while_the_first_broker_still_starts_ends_with_the_new_one_serving() 
     assert!(service.client().is_served());
     assert!(!dir.join("3").exists(), "no broker was started in vain");
 }
+
+#[test]
+fn a_broker_that_never_starts_is_told_to_clients_and_to_systemd_until_it_does() {
+    let host = Host::new();
+    let script = host.path().join("broker");
+    let write = |text: &str| {
+        let new = host.path().join("new-broker");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::rename(new, &script).unwrap();
+    };
+    write("#!/bin/sh\necho 'no Landlock on this kernel' >&2\nexit 1\n");
+    let agent = host.agent("blue", RULES).broker_binary(script.clone());
+    let service = agent.start();
+    service.wait_for_notification("READY=1");
+    // As the real client asks: it does not wait until it has lost its patience.
+    let ask = || {
+        let mut client = std::process::Command::new(binary("portcullis"));
+        client.arg("--socket").arg(agent.socket());
+        client.args(["run", "--timeout=30", "sleep", "1000"]);
+        let done = client.output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), said)
+    };
+    let (code, said) = ask();
+    assert_eq!(code, Some(125), "{said}");
+    assert!(said.contains("cannot start its broker"), "{said}");
+    assert!(service.operator().is_served());
+    assert!(host.engine().calls().runs().is_empty());
+
+    let broker = binary("portcullis-broker");
+    write(&format!("#!/bin/sh\nexec {} \"$@\"\n", broker.display()));
+    holds("it is served", || ask().0 == Some(0));
+}
