@@ -3,6 +3,7 @@
 use portcullis_tests::{Agent, Host, Service, denied, launch, launched};
 use portcullis_wire::{Body, Pong, Reason, Reply};
 use rustix::process::Signal;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
@@ -309,6 +310,22 @@ fn no_request_is_lost_or_sees_a_mix_while_the_policy_is_reloaded() {
             assert!(asker.join().unwrap() > 10);
         }
     });
+    // What the audit says of the policy that decided is true, too: with each rule stands its own generation alone.
+    let audit = service.audit();
+    let mut generations = BTreeMap::<_, BTreeSet<_>>::new();
+    let reused = audit.with("verdict", "reused");
+    for record in audit.with("verdict", "launched").into_iter().chain(reused) {
+        let text = |field: &str| record[field].as_str().unwrap().to_owned();
+        generations
+            .entry(text("rule"))
+            .or_default()
+            .insert(text("generation"));
+    }
+    assert_eq!(generations.len(), 2);
+    assert!(
+        generations.values().all(|of| of.len() == 1),
+        "{generations:?}"
+    );
     // Each was started once and whole: what follows is an answer about that one.
     let calls = host.engine().calls();
     assert_eq!(calls.runs().len(), 2, "{calls:?}");
