@@ -2,7 +2,7 @@
 # Installs what this machine lacks, on Debian or Ubuntu; as an ordinary user through sudo. Nothing is touched that is there.
 #   build   a C compiler with its static library, and Rust
 #   run     podman and what makes namespaces and images: for the demo and the tests
-#   test    valgrind
+#   test    valgrind, and what makes Python environments
 #   lint    shellcheck, rustfmt, clippy
 # Never a service: dnsmasq, haproxy and the like are unpacked into images only.
 set -eu

@@ -9,6 +9,7 @@
 
 mod activation;
 mod agent;
+mod ansible;
 mod neighbours;
 mod package;
 mod payload;

@@ -12,7 +12,8 @@ fi
 
 # systemd-container is for this machine's side: boot.sh runs the systemd-nspawn in here, so that none is installed there.
 # runc, as crun insists on limits that take CAP_SYS_RESOURCE.
-packages=systemd,systemd-sysv,dbus,systemd-container,iproute2,podman,runc,conmon,netavark,python3-minimal
+# python3-apt is what Ansible installs packages with.
+packages=systemd,systemd-sysv,dbus,systemd-container,iproute2,podman,runc,conmon,netavark,python3,python3-apt
 
 umask 022
 mkdir -p "$place"
