@@ -89,6 +89,7 @@ for kind in "$@"; do
 	test)
 		need valgrind valgrind
 		need python3 python3
+		/usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 		;;
 	lint)
 		need shellcheck shellcheck

@@ -361,6 +361,20 @@ fn a_host_with_wrappers_is_migrated_twice_and_its_containers_run_on() {
         assert!(said.contains(line), "{line}\n{said}");
     }
     assert_eq!(pid(&machine, "neutron_dhcp"), tripleo);
+
+    // Recreated as was said.
+    machine.must("podman rm --force --time=0 neutron_dhcp");
+    container(
+        &machine,
+        "neutron_dhcp",
+        "--volume=/var/lib/neutron:/var/lib/neutron --volume=/run/netns:/run/netns:ro,rslave \
+         --volume=/var/lib/config-data/puppet-generated/neutron:/var/lib/kolla/config_files/src:ro \
+         --volume=/run/portcullis/neutron-dhcp:/run/portcullis:ro \
+         --volume=/usr/local/lib/portcullis/neutron-dhcp/dnsmasq:/usr/local/bin/dnsmasq:ro",
+    );
+    let done = control.run(&migrate, &wanted, &[]);
+    assert_eq!((done.changed, done.failed), (0, 0), "{}", done.text);
+    assert!(done.text.contains("nothing remains"), "{}", done.text);
     assert_eq!(pid(&machine, "neutron_l3_agent"), l3);
     assert_eq!(pid(&machine, "neutron-dnsmasq-qdhcp-1"), helper);
 }
