@@ -66,7 +66,8 @@ impl Connection {
             let mut left = TURN;
             while left > 0 {
                 let (step, length) = self.step(service);
-                left = left.saturating_sub(1 + length / PIECE);
+                let pieces = 1 + length / PIECE;
+                left = left.saturating_sub(pieces);
                 match step {
                     Step::Handled => {}
                     Step::Nothing => {
@@ -84,6 +85,8 @@ impl Connection {
                     }
                     Step::End => return,
                 }
+                // Once it is answered: whoever asks now and then never waits for it.
+                service.pay(pieces).await;
             }
             tokio::task::yield_now().await;
         }

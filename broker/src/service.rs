@@ -2,11 +2,13 @@
 //!
 //! One thread uses it, and nothing of it is borrowed while anything waits.
 
+use crate::bucket::Bucket;
 use crate::connection::Connection;
 use crate::denials::{Asker, Denials, Refusal};
 use crate::judgement::Judge;
 use crate::link::{Link, LinkError};
 use crate::socket;
+use portcullis_policy::Rate;
 use portcullis_wire::{Order, limits};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,6 +19,14 @@ use tokio::sync::Notify;
 
 /// Between two orders that tell of denials.
 const COALESCE: Duration = Duration::from_secs(1);
+
+/// How much work an agent may make in the long run, and at once: some twentieth of a processor, and far more than an agent
+/// that restarts with thousands of networks. What is over it waits, so a flood costs its own agent time and nobody else's
+/// launches their processor.
+const WORK: Rate = Rate {
+    count: 20_000,
+    per: Duration::from_secs(4),
+};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -29,6 +39,7 @@ pub struct Service {
     pub buffer: RefCell<Vec<u8>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     opened: Cell<u64>,
+    work: RefCell<Bucket>,
     denials: RefCell<Denials>,
     denied: Notify,
     changed: Notify,
@@ -45,6 +56,7 @@ impl Service {
             buffer: RefCell::new(vec![0; limits::DATAGRAM + 1]),
             connections: RefCell::default(),
             opened: Cell::new(0),
+            work: RefCell::new(Bucket::new(WORK, Instant::now())),
             denials: RefCell::default(),
             denied: Notify::new(),
             changed: Notify::new(),
@@ -69,6 +81,19 @@ impl Service {
         Place {
             service: Rc::clone(self),
             number,
+        }
+    }
+
+    /// Waits until so many pieces of work, which have been done, are paid for.
+    pub async fn pay(&self, pieces: usize) {
+        for _ in 0..pieces {
+            loop {
+                let paid = self.work.borrow_mut().take(Instant::now());
+                match paid {
+                    Ok(()) => break,
+                    Err(wait) => tokio::time::sleep(wait).await,
+                }
+            }
         }
     }
 

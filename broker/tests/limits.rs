@@ -261,6 +261,44 @@ fn floods_of_the_longest_requests_do_not_hold_up_a_ping() {
     assert!(p99 < Duration::from_millis(250), "{p99:?}");
 }
 
+/// However little each of them costs: what an agent makes the broker do in the long run is bounded, so that the
+/// processors stay with those who launch.
+#[test]
+fn a_flood_is_answered_no_faster_than_an_agents_share_of_work_allows() {
+    let broker = Broker::start();
+    // Of another version: refused after three bytes of sixty thousand, which count all the same.
+    let datagram = vec![b'P'; 60 * 1024];
+    let pieces = 1 + datagram.len() / 2048;
+    let (connections, flooded) = (4, Duration::from_secs(2));
+    let flooders: Vec<Client> = (0..connections).map(|_| broker.connect()).collect();
+    let start = Instant::now();
+    let answered: usize = std::thread::scope(|scope| {
+        let flood = |client: &Client| {
+            let mut reply = [0; 2048];
+            let mut answered = 0;
+            while start.elapsed() < flooded {
+                send(&client.socket, &datagram, SendFlags::NOSIGNAL).unwrap();
+                recv(&client.socket, &mut reply[..], RecvFlags::empty()).unwrap();
+                answered += 1;
+            }
+            answered
+        };
+        let threads: Vec<_> = flooders
+            .iter()
+            .map(|c| scope.spawn(move || flood(c)))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    let paid = 20_000 + 5_000 * usize::try_from(start.elapsed().as_millis()).unwrap() / 1000;
+    // Each is answered before it is paid for.
+    let most = paid / pieces + connections;
+    assert!(answered <= most, "{answered} of at most {most}");
+    assert!(
+        answered > 20_000 / pieces,
+        "{answered}: what comes at once is not slowed down"
+    );
+}
+
 #[test]
 fn a_launcher_that_does_not_read_makes_clients_wait_and_loses_nothing() {
     let broker = Broker::start();
