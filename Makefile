@@ -6,7 +6,7 @@
 #   make host-test                     those alone that boot a machine with systemd and install the package in it
 #   make lint                          formatting, clippy, shellcheck
 #   make bench                         numbers, in target/bench
-#   make package                       .deb, .rpm and the client's .tar.gz, in target/dist
+#   make package                       .deb, .rpm and the client's .tar.gz, in target/dist; `make deb` the first alone
 #   make install DESTDIR= PREFIX=      binaries, units, presets and manual pages, from what `make build` left
 #   make uninstall DESTDIR= PREFIX=    the same away again, except /etc/portcullis
 #   make clean
@@ -19,7 +19,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .NOTPARALLEL:
-.PHONY: build demo test host-test test-inputs lint bench package install uninstall clean
+.PHONY: build demo test host-test test-inputs lint bench deb package install uninstall clean
 
 DESTDIR ?=
 PREFIX ?= /usr/local
@@ -50,7 +50,7 @@ demo: build
 	$(SUDO) demo/run.sh
 
 # Images for the tests' podmans, and what the host tests boot and install.
-test-inputs: package
+test-inputs: deb
 	images/host-packages.sh run test
 	images/make.sh busybox
 	$(SUDO) images/make.sh helpers
@@ -85,24 +85,29 @@ bench: build
 	host=$(HOST); $(RUN_AS_ROOT)
 	$(CARGO) run --release -p portcullis-benches --bin bench
 
-# Pinned, so that a package is the same today and tomorrow; built once, into target/tools.
+# Pinned, so that a package is the same today and tomorrow; built once, into target/tools, and unoptimized: they run for a
+# second. In a directory of cargo's own: their two hundred crates are of no further use.
 DEB := cargo-deb@3.8.0
 RPM := cargo-generate-rpm@0.21.1
+tool = [ -x "target/tools/$(1)/bin/$(firstword $(subst @, ,$(1)))" ] || \
+	env -u CARGO_TARGET_DIR $(CARGO) install --debug --locked --root "target/tools/$(1)" "$(1)"
 
-# A package is what `make install` makes, wrapped: there is one list of files.
+# What is in a package is what `make install` makes: there is one list of files.
 # (`make` by its name: by $(MAKE) in it, `make -n` would run the whole recipe.)
-package: build
-	for packager in $(DEB) $(RPM); do
-		# In a directory of cargo's own: the packagers' two hundred crates are of no further use.
-		[ -x "target/tools/$$packager/bin/$${packager%@*}" ] ||
-			env -u CARGO_TARGET_DIR $(CARGO) install --locked --root "target/tools/$$packager" "$$packager"
-	done
-	rm -rf target/dist/{root,pages} target/dist/*.{deb,rpm,tar.gz}
+deb: build
+	$(call tool,$(DEB))
+	rm -rf target/dist/{root,pages} target/dist/*.deb
 	$(CARGO) run --quiet -p portcullis-policy --example pages -- target/dist/pages
 	make --no-print-directory install DESTDIR="$(CURDIR)/target/dist/root" PREFIX=/usr
 	for package in host client; do
 		images/host-rust.sh target/tools/$(DEB)/bin/cargo-deb --quiet --no-build --no-strip --no-dbgsym \
 			-p portcullis-policy --variant=$$package --output target/dist/
+	done
+
+package: deb
+	$(call tool,$(RPM))
+	rm -f target/dist/*.{rpm,tar.gz}
+	for package in host client; do
 		images/host-rust.sh target/tools/$(RPM)/bin/cargo-generate-rpm -p policy --variant=$$package \
 			--output target/dist/
 	done
