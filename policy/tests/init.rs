@@ -128,6 +128,29 @@ fn init_never_replaces_a_policy() {
 }
 
 #[test]
+fn a_draft_that_init_did_not_make_is_left_and_named() {
+    let host = Host::new();
+    fs::create_dir_all(&host.agents).unwrap();
+    // The shell's number is the tool's after `exec`, and so the end of its draft's name.
+    let script = "echo theirs >\"$2/a.toml.$$\" && \
+                  exec \"$0\" init a --preset demo --presets \"$1\" --directory \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_portcullis-policy")])
+        .args([&shipped(), &host.agents])
+        .output()
+        .unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    let files = host.files();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert!(files[0].starts_with("a.toml."), "{files:?}");
+    let theirs = host.agents.join(&files[0]);
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs\n");
+    let named = format!("{}, which is there already", theirs.display());
+    assert!(err.contains(&named), "{err}");
+}
+
+#[test]
 fn two_agents_may_have_one_preset() {
     let host = Host::new();
     assert_eq!(host.init("one", "demo").0, Some(0));

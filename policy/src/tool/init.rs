@@ -8,7 +8,7 @@ use super::{check, complain, presets, say};
 use crate::Policy;
 use portcullis_wire::AgentName;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,10 @@ enum InitError {
     },
     #[error("{path} is there already and is left as it is; edit it, or move it away first")]
     Exists { path: PathBuf },
+    #[error(
+        "{path} cannot be written by way of {draft}, which is there already and is left as it is; remove it if nobody needs it"
+    )]
+    Draft { path: PathBuf, draft: PathBuf },
     #[error(
         "{count} to mend in the preset {name:?}, or in what is beside {path}; nothing is written"
     )]
@@ -91,17 +95,7 @@ fn init(options: &Options) -> Result<String, InitError> {
             path,
         });
     };
-    write(&path, &text.text).map_err(|cause| match cause.kind() {
-        io::ErrorKind::AlreadyExists => InitError::Exists { path: path.clone() },
-        io::ErrorKind::PermissionDenied => InitError::Denied {
-            path: path.clone(),
-            cause,
-        },
-        _ => InitError::Write {
-            path: path.clone(),
-            cause,
-        },
-    })?;
+    write(&path, &text.text)?;
     Ok(remaining(&agent, &path, &checked.policy))
 }
 
@@ -122,29 +116,63 @@ fn preset(name: &str, directory: &Path) -> Result<portcullis_wire::PolicyText, I
 }
 
 /// Makes the file in one step, whole. Fails when there is something of its name.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
+fn write(path: &Path, text: &str) -> Result<(), InitError> {
+    let at = |cause| failure(path, cause);
+    let directory = path.parent().filter(|d| !d.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
-        .create(directory)?;
+        .create(directory)
+        .map_err(at)?;
     // Not `.toml` at its end: nobody takes it for a policy.
     let draft = path.with_extension(format!("toml.{}", std::process::id()));
-    let written = write_draft(&draft, text).and_then(|()| fs::hard_link(&draft, path));
-    let removed = fs::remove_file(&draft);
-    written.and(removed)
-}
-
-fn write_draft(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+    let made = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)?;
+        .open(&draft);
+    let file = made.map_err(|cause| match cause.kind() {
+        io::ErrorKind::AlreadyExists => InitError::Draft {
+            path: path.to_owned(),
+            draft: draft.clone(),
+        },
+        _ => failure(path, cause),
+    })?;
+    // From here on the draft is ours, and goes in any case.
+    let linked = fill(file, text)
+        .map_err(at)
+        .and_then(|()| link(&draft, path));
+    let removed = fs::remove_file(&draft).map_err(at);
+    linked.and(removed)?;
+    // The name, too, is to outlive a host that loses its power.
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(at)
+}
+
+fn fill(mut file: File, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     // Whatever the umask is. There is no secret in a policy.
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.sync_all()
+}
+
+fn link(draft: &Path, path: &Path) -> Result<(), InitError> {
+    fs::hard_link(draft, path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::AlreadyExists => InitError::Exists {
+            path: path.to_owned(),
+        },
+        _ => failure(path, cause),
+    })
+}
+
+fn failure(path: &Path, cause: io::Error) -> InitError {
+    let path = path.to_owned();
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => InitError::Denied { path, cause },
+        _ => InitError::Write { path, cause },
+    }
 }
 
 /// The two commands that remain.
