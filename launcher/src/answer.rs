@@ -1,7 +1,6 @@
 //! Answers on a client's own socket. They never block: a client that does not read gets some time, then nothing.
 
-use crate::operator::failed;
-use portcullis_wire::{Reason, Reply, Response, codec};
+use portcullis_wire::{Failure, Reason, Reply, Response, codec};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::collections::VecDeque;
@@ -30,6 +29,16 @@ fn try_send(client: BorrowedFd<'_>, datagrams: &mut VecDeque<Vec<u8>>) -> bool {
         }
     }
     true
+}
+
+/// That something did not work.
+pub(crate) fn failed(reason: Reason, message: &str) -> Reply {
+    Reply::Failed(Failure {
+        reason,
+        exit: None,
+        message: message.to_owned(),
+        output: String::new(),
+    })
 }
 
 /// Ends a connection on which an answer is missing: its client sees that, and asks again.

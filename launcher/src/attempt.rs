@@ -14,6 +14,8 @@ pub struct Existing {
     pub record: Record,
     /// Its main process, seen again for this job; `None` when it has ended.
     pub main: Option<Main>,
+    /// Its plan, where this life of the launcher knows it.
+    pub plan: Option<Box<LaunchPlan>>,
 }
 
 /// What to launch.

@@ -243,6 +243,11 @@ impl DenialRecords {
         recorded
     }
 
+    /// Counts some that get none.
+    pub(crate) fn count(&mut self, number: u32) {
+        self.unrecorded += u64::from(number);
+    }
+
     /// Records how many were counted, at most once a second; says when to look again.
     pub(crate) fn tell_unrecorded(&mut self, agent: &str, now: Instant) -> Option<Instant> {
         if self.unrecorded == 0 {

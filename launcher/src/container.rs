@@ -182,14 +182,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn stop_and_remove(&self, id: &str, patience: Duration) -> Result<(), EngineError> {
+    pub fn stop_and_remove(&self, id: &str, patience: Duration) -> Result<Option<u8>, EngineError> {
         // podman knows whole seconds, and takes 0 for the final signal at once.
         let seconds = patience.as_secs() + u64::from(patience.subsec_nanos() > 0);
         let patience = Duration::from_secs(seconds.max(1));
         let time = format!("--time={}", patience.as_secs());
         match self.run_for(&["stop", &time, "--", id], patience) {
             // It may be gone, or be beyond stopping: the removal tells.
-            Ok(_) | Err(EngineError::Failed { .. }) => self.remove(id),
+            Ok(_) | Err(EngineError::Failed { .. }) => {
+                let exit = self.exit_code(id).ok();
+                self.remove(id).map(|()| exit)
+            }
             Err(error) => Err(error),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The shortest and the longest pause between two looks for a pid file.
 const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
 impl Service {
     /// Does what is due by now, and says when something is due next.
     pub(crate) fn tick(&mut self) -> Option<Instant> {

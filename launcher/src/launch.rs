@@ -59,7 +59,11 @@ impl Host {
     ///
     /// # Errors
     /// [`NotStarted`]: nothing was started.
-    pub fn begin(&self, job: Job) -> Result<Begun, NotStarted> {
+    pub fn begin(
+        &self,
+        job: Job,
+        cleared: impl FnOnce(Record, Option<u8>),
+    ) -> Result<Begun, NotStarted> {
         let Job {
             plan,
             hash,
@@ -92,11 +96,14 @@ impl Host {
             Ok(staged) => staged,
             Err(not) => return Err(self.give_up(not, lock, name, replaced)),
         };
-        if let Some(old) = &replaced {
-            self.clear(old, plan.stop_timeout())
+        let new = replaced.is_none();
+        if let Some(old) = replaced {
+            let exit = self
+                .clear(&old, plan.stop_timeout())
                 .map_err(|error| engine(&error).unknown())?;
+            cleared(old.record, exit);
         }
-        match self.record(&plan, hash, image, replaced.is_none()) {
+        match self.record(&plan, hash, image, new) {
             Ok(record) => self.start(&plan, record, at, staged, lock),
             Err(not) => {
                 self.forget(lock, name);
@@ -165,26 +172,31 @@ impl Host {
         old: Existing,
     ) -> Conflict {
         // One that has ended a moment ago, and whose end the loop has not heard of yet, is no conflict.
-        let Some(main) = old.main.filter(|main| !main.pidfd.has_ended()) else {
-            return Conflict::Replace(Existing {
-                record: old.record,
-                main: None,
-            });
+        let Existing {
+            record,
+            main,
+            plan: old_plan,
+        } = old;
+        let existing = |record, main| Existing {
+            record,
+            main,
+            plan: old_plan,
         };
-        if old.record.rule != plan.rule() {
-            let record = old.record;
-            let main = Some(main);
-            return Conflict::Refuse(Existing { record, main });
+        let Some(main) = main.filter(|main| !main.pidfd.has_ended()) else {
+            return Conflict::Replace(existing(record, None));
+        };
+        if record.rule != plan.rule() {
+            return Conflict::Refuse(existing(record, Some(main)));
         }
         let in_place = netns.is_none() || main.netns().ok() == netns;
         let is_ready = plan.ready().is_none_or(|ready| {
             readiness::pid_file_holds(main.pid, &ready.pid_file, plan.host_pid()).unwrap_or(false)
         });
-        let same = old.record.plan == hash && old.record.image == image;
+        let same = record.plan == hash && record.image == image;
         let keep = plan.on_conflict() == OnConflict::Keep;
         if in_place && is_ready && (same || keep) && !main.pidfd.has_ended() {
             let (prepared, podman) = (now(), 0);
-            let (record, reused) = (old.record, true);
+            let reused = true;
             let started = Started {
                 main,
                 record,
@@ -195,10 +207,7 @@ impl Host {
             };
             return Conflict::Same(Box::new(started));
         }
-        let old = Existing {
-            record: old.record,
-            main: Some(main),
-        };
+        let old = existing(record, Some(main));
         match plan.on_conflict() {
             OnConflict::Refuse => Conflict::Refuse(old),
             OnConflict::Replace | OnConflict::Keep => Conflict::Replace(old),
@@ -232,13 +241,13 @@ impl Host {
         Ok(set)
     }
 
-    /// Removes a side container of ours, whatever it is doing.
-    fn clear(&self, old: &Existing, patience: Duration) -> Result<(), EngineError> {
+    /// Removes a side container of ours, whatever it is doing. Its exit code, where podman knows it.
+    fn clear(&self, old: &Existing, patience: Duration) -> Result<Option<u8>, EngineError> {
         let id = match &old.main {
             Some(main) => main.id.clone(),
             None => match self.engine.holder(&old.record.name)? {
                 Some(holder) if holder.nonce == old.record.nonce => holder.id,
-                _ => return Ok(()),
+                _ => return Ok(None),
             },
         };
         self.engine.stop_and_remove(&id, patience)

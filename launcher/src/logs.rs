@@ -1,8 +1,8 @@
 //! What a side container has written, for an operator: as podman reads it, piece by piece, each reader on a thread of its
 //! own, because an operator may read for as long as he likes.
 
+use crate::answer::failed;
 use crate::launch::Host;
-use crate::operator::failed;
 use portcullis_wire::{Reason, Reply, Response, codec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 /// The most bytes of a piece.
 pub(crate) const CHUNK: usize = 32 * 1024;
-/// How long an operator may leave a piece unread.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How many read at once.
 const READERS: usize = 8;
 /// A reader's stack in bytes.
@@ -44,6 +42,11 @@ pub(crate) fn chunk(bytes: &[u8]) -> Reply {
 }
 
 impl Readers {
+    /// Whether anybody reads.
+    pub(crate) fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Has a log read to whoever asked for it.
     pub(crate) fn read(&self, host: Arc<Host>, log: Log, client: OwnedFd, id: u64) {
         let reader = Arc::clone(&self.0);
@@ -86,8 +89,8 @@ impl Operator {
                 return;
             }
         };
-        let until = (!log.follow).then(|| Instant::now() + deadline);
-        let read = self.pass_on(pipe, until);
+        let silence = (!log.follow).then_some(deadline);
+        let read = self.pass_on(pipe, silence);
         let patience = match read {
             Ok(true) => Instant::now() + deadline,
             _ => Instant::now(),
@@ -107,10 +110,12 @@ impl Operator {
         self.tell(reply);
     }
 
-    /// Passes on what comes, to its end. `false`: there is nobody any more to pass it on to.
-    fn pass_on(&self, mut pipe: PipeReader, until: Option<Instant>) -> io::Result<bool> {
+    /// Passes on what comes, to its end; podman may be silent for so long. `false`: there is nobody any more to pass it on
+    /// to.
+    fn pass_on(&self, mut pipe: PipeReader, silence: Option<Duration>) -> io::Result<bool> {
         let mut piece = vec![0; CHUNK];
         loop {
+            let until = silence.map(|silence| Instant::now() + silence);
             // The end of the connection shows without being asked for.
             let (pipe_fd, client) = (pipe.as_fd(), self.client.as_fd());
             let [readable, gone] = ready(
@@ -134,13 +139,12 @@ impl Operator {
         }
     }
 
-    /// Sends a reply, with some patience. `false`: the connection is at its end now, at the latest.
+    /// Sends a reply. A reader may take its time (a pager does); `false`: it is gone.
     fn tell(&self, reply: Reply) -> bool {
         let id = self.id;
         let Ok(bytes) = codec::encode(&Response { id, reply }) else {
             return false;
         };
-        let until = Some(Instant::now() + PATIENCE);
         loop {
             match send(
                 &self.client,
@@ -151,7 +155,7 @@ impl Operator {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN)
                     if matches!(
-                        ready([(self.client.as_fd(), PollFlags::OUT)], until),
+                        ready([(self.client.as_fd(), PollFlags::OUT)], None),
                         Ok([true])
                     ) => {}
                 Err(_) => {

@@ -23,10 +23,10 @@ pub(crate) struct Manager {
 
 /// The pause before words that found no room are tried again.
 const AGAIN: Duration = Duration::from_millis(100);
-/// So many are kept: more than a launcher that is told to reload and to stop at once has to say.
-const UNSAID: usize = 8;
+/// So many are kept, of a manager that does not listen for minutes.
+const UNSAID: usize = 64;
 
-/// The manager ends a service that is silent for twice this pause.
+/// The manager ends a service that is silent for three times this pause.
 #[derive(Debug)]
 struct Watchdog {
     pause: Duration,
@@ -55,11 +55,11 @@ impl Manager {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
         let mine = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        let pause = number("WATCHDOG_USEC").filter(|&usec| usec > 1 && mine);
+        let pause = number("WATCHDOG_USEC").filter(|&usec| usec > 2 && mine);
         Ok(Self {
             listens: Some((socket, address)),
             watchdog: pause.map(|usec| Watchdog {
-                pause: Duration::from_micros(usec / 2),
+                pause: Duration::from_micros(usec / 3),
                 next: Instant::now(),
             }),
             unsaid: VecDeque::new(),
@@ -74,25 +74,26 @@ impl Manager {
         self.say();
     }
 
-    /// Tells it what is out of date soon, if it listens now.
-    pub(crate) fn mention(&self, words: &str) {
-        if self.unsaid.is_empty() {
-            self.send(words);
-        }
+    /// Tells it what is out of date soon, if it listens now; says whether it did.
+    pub(crate) fn mention(&self, words: &str) -> bool {
+        self.unsaid.is_empty() && self.send(words)
     }
 
     /// Says what is due: that this process is at work, and what found no room. Gives the time at which more will be due.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Instant> {
         self.say();
         let mut next = (!self.unsaid.is_empty()).then(|| now + AGAIN);
-        if let Some(watchdog) = &mut self.watchdog {
-            let due = watchdog.next <= now;
-            if due {
-                watchdog.next = now + watchdog.pause;
-            }
-            next = next.into_iter().chain([watchdog.next]).min();
-            if due {
-                self.send("WATCHDOG=1");
+        if let Some(watchdog) = &self.watchdog {
+            let at = if watchdog.next > now {
+                watchdog.next
+            } else if self.send("WATCHDOG=1") {
+                now + watchdog.pause
+            } else {
+                now + AGAIN
+            };
+            next = next.into_iter().chain([at]).min();
+            if let Some(watchdog) = &mut self.watchdog {
+                watchdog.next = at;
             }
         }
         next

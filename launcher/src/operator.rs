@@ -2,6 +2,7 @@
 //!
 //! Reachable through a 0700 directory alone, and each connection's peer is looked at again.
 
+use crate::answer::failed;
 use crate::listener::accept;
 use crate::logs::{CHUNK, Log, Readers, chunk};
 use crate::peer;
@@ -9,7 +10,7 @@ use crate::requests::explained;
 use crate::service::{Service, key};
 use crate::table::Stopping;
 use portcullis_policy::Denial;
-use portcullis_wire::{Body, DecodeError, Failure, Pong, Reason, Reply, Request, Target, codec};
+use portcullis_wire::{Body, DecodeError, Pong, Reason, Reply, Request, Target, codec};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How many operators at once.
 const MOST: usize = 16;
-/// How many rows a page of a list has: some 300 bytes each.
-const PAGE: usize = 128;
+/// How many rows a page of a list has: at most some 900 bytes each, with the longest names.
+const PAGE: usize = 64;
 /// What a side container that an earlier life launched gets between the polite and the final signal.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nobody is let in after that failed.
@@ -52,7 +53,7 @@ impl Operator {
     }
 
     pub(crate) fn connected(&self) -> bool {
-        !self.connections.is_empty()
+        !self.connections.is_empty() || self.readers.any()
     }
 }
 
@@ -120,10 +121,7 @@ impl Service {
         let length = match recv(client, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Ok((_, length)) if length > 0 => length,
-            _ => {
-                self.operator.connections.swap_remove(at);
-                return;
-            }
+            _ => return self.operator_is_gone(at),
         };
         let request = match buffer.get(..length) {
             Some(datagram) => codec::decode_request(datagram),
@@ -132,8 +130,9 @@ impl Service {
                 limit: buffer.len(),
             }),
         };
+        // Without a descriptor for the answer there is none, and the client sees that.
         let Ok(answer_to) = client.try_clone() else {
-            return;
+            return self.operator_is_gone(at);
         };
         match request {
             Ok(Request { id, body }) => self.operator_is_served(answer_to, id, body),
@@ -147,6 +146,12 @@ impl Service {
                 self.unread.answer(answer_to, 0, reply);
             }
         }
+    }
+
+    /// Forgets a connection. An answer that is still to come may hold a descriptor of it, so the poll loop has to be told.
+    fn operator_is_gone(&mut self, at: usize) {
+        let (_, client) = self.operator.connections.swap_remove(at);
+        let _ = epoll::delete(&self.epoll, client);
     }
 
     /// Answers at once, or sees to it that somebody will.
@@ -245,15 +250,25 @@ impl Service {
             return Err(Box::new(Reply::NotFound));
         };
         // Where nobody knows yet what has the name, asking again soon is right.
-        let pidfd = &entry.live().ok_or(busy)?.main.pidfd;
-        let signalled = pidfd_send_signal(pidfd, Signal::TERM);
+        let main = &entry.live().ok_or(busy)?.main;
+        let signalled = pidfd_send_signal(&main.pidfd, Signal::TERM);
         let (agent, rule) = (self.options.agent.as_str(), entry.rule.as_str());
-        tracing::info!(target: "portcullis::audit", agent, verdict = "stopped", rule, name, by = "operator", "stopped");
         if let Err(errno @ (Errno::PERM | Errno::INVAL)) = signalled {
             tracing::error!(agent, name, %errno, "a side container could not be signalled");
             let message = "it could not be signalled; the log says why";
             return Err(Box::new(failed(Reason::Internal, message)));
         }
+        tracing::info!(
+            target: "portcullis::audit",
+            agent,
+            verdict = "stopping",
+            rule,
+            name,
+            container = main.id,
+            pid = main.pid,
+            by = "operator",
+            "stopping"
+        );
         let patience = match (timeout, &entry.plan) {
             (Some(seconds), _) => Duration::from_secs(seconds.into()),
             (None, Some(plan)) => plan.stop_timeout(),
@@ -303,14 +318,4 @@ impl Service {
 
 fn refuse(reason: Reason, message: &str) -> Reply {
     Denial::new(reason, None, message).reply()
-}
-
-/// What came of an operator's request that did not work.
-pub(crate) fn failed(reason: Reason, message: &str) -> Reply {
-    Reply::Failed(Failure {
-        reason,
-        exit: None,
-        message: message.to_owned(),
-        output: String::new(),
-    })
 }

@@ -10,10 +10,12 @@ use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much is read for its end's sake, in bytes: podman takes a second or two for so many short lines.
 const READ: usize = 16 * 1024 * 1024;
+/// How long a podman that was killed may take to be gone.
+const KILLED: Duration = Duration::from_secs(1);
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -51,7 +53,12 @@ impl Engine {
             return podman.wait().ok();
         }
         let _ = podman.kill();
-        self.leave(podman);
+        // It goes at once, as a rule, and then it is none of those that hang.
+        let soon = Some(Instant::now() + KILLED);
+        match wait_ended(&mut podman, pidfd.as_ref(), soon) {
+            Ok(true) => drop(podman.wait()),
+            _ => self.leave(podman),
+        }
         None
     }
 
@@ -119,7 +126,6 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::thread;
-    use std::time::Duration;
 
     fn tail_of(text: &[u8], most: usize) -> io::Result<Vec<u8>> {
         let (pipe, mut end) = io::pipe()?;

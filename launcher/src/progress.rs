@@ -1,9 +1,9 @@
 //! What becomes of launches: outcomes of the workers, readiness, ends of main processes, and the true answer to everyone
 //! who waits.
 
+use crate::answer::failed;
 use crate::attempt::{Existing, NotStarted, Remains, Started};
 use crate::audit::{Verdict, now};
-use crate::operator::failed;
 use crate::records::{Record, RecordError};
 use crate::service::Service;
 use crate::table::{Entry, Live, Pending, Stage};
@@ -32,6 +32,7 @@ impl Service {
                 result: Err(not),
             } => self.not_started(name, *not),
             Outcome::Overdue { name } => self.overdue(&name),
+            Outcome::Cleared { record, exit } => self.container_ended(&record, exit),
             Outcome::Settled { record, result } => self.settled(record, result),
             Outcome::Recovered(Ok(found)) => self.recovered_with(found),
             Outcome::Recovered(Err(error)) => {
@@ -148,12 +149,16 @@ impl Service {
         } = not;
         if let (Some((code, _)), Some(plan)) = (&exited, &entry.plan) {
             let (rule, netns) = (plan.rule(), plan.netns());
+            self.counts.ended += 1;
             self.table.remember_end(&name, rule, netns, Some(*code));
         }
         match remains {
             Remains::Nothing => {}
             Remains::Existing(existing) => {
-                let Existing { record, main } = *existing;
+                let Existing { record, main, plan } = *existing;
+                // What is told of it from now on is what it was launched as, not what was asked for in vain.
+                entry.rule.clone_from(&record.rule);
+                entry.plan = plan;
                 if let Some(main) = main {
                     let key = self.watch(&main.pidfd, &name);
                     entry.hash.clone_from(&record.plan);
@@ -311,21 +316,16 @@ impl Service {
                 exit,
                 output,
             }) => {
-                let agent = self.options.agent.as_str();
-                let rule = record.rule.as_str();
                 if existed {
-                    self.counts.ended += 1;
-                    self.table
-                        .remember_end(&name, rule, record.netns.as_deref(), exit);
+                    self.container_ended(&record, exit);
+                } else {
+                    let agent = self.options.agent.as_str();
                     tracing::info!(
                         agent,
                         name,
-                        rule,
-                        exit,
-                        "a side container has ended and was removed"
+                        rule = record.rule,
+                        "nothing is left of a launch"
                     );
-                } else {
-                    tracing::info!(agent, name, rule, "nothing is left of a launch");
                 }
                 let message = match exit {
                     Some(code) => {
@@ -337,7 +337,22 @@ impl Service {
                     let exited = exit.map(|code| (code, output.clone()));
                     self.answer_failed(pending, exited, Reason::Exited, &message, "");
                 }
-                self.tell_stopped(entry.stopping, &Reply::Done { exit });
+                if let Some(stopping) = entry.stopping {
+                    let agent = self.options.agent.as_str();
+                    let (rule, killed) = (record.rule.as_str(), stopping.kill_at.is_none());
+                    tracing::info!(
+                        target: "portcullis::audit",
+                        agent,
+                        verdict = "stopped",
+                        rule,
+                        name,
+                        exit,
+                        killed,
+                        by = "operator",
+                        "stopped"
+                    );
+                    self.tell_stopped(Some(stopping), &Reply::Done { exit });
+                }
                 self.reconsider(entry.next);
             }
             Err(error) => {
@@ -367,6 +382,21 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// A container has ended and was removed, of itself or to make room for another of its name.
+    fn container_ended(&mut self, record: &Record, exit: Option<u8>) {
+        let (name, rule) = (record.name.as_str(), record.rule.as_str());
+        self.counts.ended += 1;
+        self.table
+            .remember_end(name, rule, record.netns.as_deref(), exit);
+        tracing::info!(
+            agent = self.options.agent.as_str(),
+            name,
+            rule,
+            exit,
+            "a side container has ended and was removed"
+        );
     }
 
     fn recovered_with(&mut self, found: Vec<(Record, Option<crate::container::Main>)>) {

@@ -1,23 +1,27 @@
 //! While no broker can be started, clients are told so instead of being left to wait: by the launcher, which accepts a
 //! connection, says one sentence and closes it. It reads not a byte of what they sent.
 
+use crate::answer::failed;
 use crate::listener::accept;
-use crate::operator::failed;
 use crate::service::{Service, key};
 use portcullis_wire::{Reason, Response, codec};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// So many in a row, then everybody else.
 const TURN: usize = 64;
+/// How long nobody is turned away after so many, or after that failed.
+const PAUSE: Duration = Duration::from_millis(100);
 /// So many requests of one connection are thrown away; whoever has sent more sees its end without an answer.
 const REQUESTS: usize = 64;
 
 impl Service {
     /// Begins or ends to turn clients away.
     pub(crate) fn turn_clients_away(&mut self, now: bool) {
+        self.turn_away_at = None;
         if now == self.turning_away {
             return;
         }
@@ -47,13 +51,29 @@ impl Service {
             return;
         };
         for _ in 0..TURN {
-            let Ok(Some(client)) = accept(self.listener.as_fd()) else {
-                return;
+            let client = match accept(self.listener.as_fd()) {
+                Ok(Some(client)) => client,
+                Ok(None) => return,
+                Err(_) => break,
             };
             throw_away(client.as_fd());
             // Whoever is gone, or has no room for a sentence, needs none.
             let _ = send(&client, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
+        // A flood, or no descriptor to be had: neither may keep the launcher busy.
+        self.turn_clients_away(false);
+        self.turn_away_at = Some(Instant::now() + PAUSE);
+    }
+
+    /// Goes on turning clients away when the pause is over; says when that will be.
+    pub(crate) fn turn_away_again(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.turn_away_at?;
+        if now < at {
+            return Some(at);
+        }
+        self.turn_away_at = None;
+        self.turn_clients_away(true);
+        None
     }
 }
 

@@ -199,6 +199,7 @@ impl Service {
     /// Takes a running container out of the table, for the job that may reuse or replace it.
     fn take_over(&mut self, name: &str) -> Option<Existing> {
         let entry = self.table.entries.remove(name)?;
+        let plan = entry.plan;
         let Stage::Running(Live {
             main, record, key, ..
         }) = entry.stage
@@ -209,6 +210,7 @@ impl Service {
         Some(Existing {
             record,
             main: Some(main),
+            plan,
         })
     }
 

@@ -72,6 +72,7 @@ pub(crate) struct Service {
     pub(crate) stopping: Option<Instant>,
     pub(crate) reloading: bool,
     pub(crate) turning_away: bool,
+    pub(crate) turn_away_at: Option<Instant>,
     pub(crate) manager: Manager,
     pub(crate) status: Status,
 }
@@ -125,6 +126,7 @@ impl Service {
             stopping: None,
             reloading: false,
             turning_away: false,
+            turn_away_at: None,
             manager: Manager::from_environment()?,
             status: Status::default(),
         };
@@ -223,6 +225,7 @@ impl Service {
             dues.push(self.idle_exit().map(|idle| self.idle_since + idle));
         }
         dues.push(self.stopping);
+        dues.push(self.turn_away_again(now));
         dues.push(self.end_patience(now));
         dues.push(self.reopen_to_operators(now));
         dues.push(self.tell_unrecorded(now));

@@ -41,18 +41,14 @@ impl Service {
         {
             return Some(*at + PAUSE);
         }
-        self.status.outdated = false;
         let line = self.status_line();
-        if self
-            .status
-            .told
-            .as_ref()
-            .is_none_or(|(_, told)| *told != line)
-        {
-            self.manager.mention(&format!("STATUS={line}"));
-        }
+        let same = matches!(&self.status.told, Some((_, told)) if *told == line);
+        let told = same || self.manager.mention(&format!("STATUS={line}"));
+        self.status.outdated = !told;
+        // What found no room is not what was told.
+        let line = if told { line } else { String::new() };
         self.status.told = Some((now, line));
-        None
+        (!told).then(|| now + PAUSE)
     }
 
     /// Trouble first: a terminal may cut the end off.

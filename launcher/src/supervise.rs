@@ -20,6 +20,7 @@ pub(crate) const PAUSE: (Duration, Duration) =
 const HOPELESS: Duration = Duration::from_secs(1);
 /// A broker that lived so long died of something new.
 const LONG_LIFE: Duration = Duration::from_secs(60);
+
 /// A broker and its place in the poll loop.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -117,6 +118,8 @@ impl Service {
             });
         match added {
             Ok(child) => {
+                // Whoever connects now waits for this one, and is turned away only if it fails, too.
+                self.turn_clients_away(false);
                 self.counts.brokers += 1;
                 self.children.push(child);
             }
@@ -207,21 +210,27 @@ impl Service {
             }
             Order::Denied(list) => {
                 // Each is a record in the audit log, and nothing that a broker does may drown the others.
+                if list.len() > KINDS {
+                    return Err("reported more kinds of denials than there are".to_owned());
+                }
+                // An honest broker's reports queue up where the launcher was held up, so those over the rate are counted
+                // and not recorded, and nobody is blamed.
                 let few = self
                     .children
                     .get_mut(at)
                     .is_some_and(|child| child.reports.take(REPORTS));
-                if !few || list.len() > KINDS {
-                    return Err("reported more denials than any agent can cause".to_owned());
-                }
                 // The one that the broker decided by, which may be an old one that drains.
                 let generation = self.children.get(at).map_or("", |child| &child.generation);
                 for denied in &list {
                     let reason = Some(denied.reason);
                     self.counts
                         .answered("denied", reason, "broker", denied.count);
-                    let agent = self.options.agent.as_str();
-                    crate::audit::record_broker(agent, generation, denied);
+                    if few {
+                        let agent = self.options.agent.as_str();
+                        crate::audit::record_broker(agent, generation, denied);
+                    } else {
+                        self.denial_records.count(denied.count);
+                    }
                 }
             }
         }

@@ -193,15 +193,11 @@ impl Table {
     fn describe(&self, name: &str) -> Container {
         let (entry, end) = (self.entries.get(name), self.ends.get(name));
         let live = entry.and_then(Entry::live);
-        let netns = match (entry, end) {
-            (
-                Some(Entry {
-                    plan: Some(plan), ..
-                }),
-                _,
-            ) => plan.netns().map(str::to_owned),
-            (Some(_), _) => live.and_then(|live| live.record.netns.clone()),
-            (None, end) => end.and_then(|end| end.netns.clone()),
+        let planned = entry.and_then(|entry| entry.plan.as_ref()?.netns());
+        let netns = match (live, entry) {
+            (Some(live), _) => live.record.netns.as_deref(),
+            (None, Some(_)) => planned,
+            (None, None) => end.and_then(|end| end.netns.as_deref()),
         };
         let rule = entry.map(|e| &e.rule).or(end.map(|end| &end.rule));
         let age = match (live, entry, end) {
@@ -213,7 +209,7 @@ impl Table {
             name: name.to_owned(),
             container: live.map_or_else(String::new, |l| l.main.id.clone()),
             rule: rule.cloned().unwrap_or_default(),
-            netns,
+            netns: netns.map(str::to_owned),
             state: entry.map_or(State::Ended, Entry::state),
             pid: live.map_or(0, |l| l.main.pid),
             age,

@@ -51,6 +51,13 @@ pub enum Outcome {
         /// The container's name.
         name: String,
     },
+    /// What had the name was stopped and removed, to be replaced; `Launched` follows.
+    Cleared {
+        /// Its launch.
+        record: Record,
+        /// Its exit code, where podman knew it.
+        exit: Option<u8>,
+    },
     /// It is known what is left of a launch.
     Settled {
         /// The launch.
@@ -104,10 +111,38 @@ pub struct Workers {
 #[derive(Debug)]
 struct Shared {
     host: Arc<Host>,
-    queue: Mutex<VecDeque<Task>>,
+    queue: Mutex<Queue>,
     more: Condvar,
     tell: Sender<Outcome>,
     wake: OwnedFd,
+}
+
+/// Launches and everything else are taken in turns: after a reboot thousands of ended containers are to be removed, and
+/// nobody's launch waits for the last of them, nor they for ever.
+#[derive(Debug, Default)]
+struct Queue {
+    launches: VecDeque<Task>,
+    others: VecDeque<Task>,
+    launches_turn: bool,
+}
+
+impl Queue {
+    fn put(&mut self, task: Task) {
+        match task {
+            Task::Launch(_) => self.launches.push_back(task),
+            Task::Settle(..) | Task::Recover(_) => self.others.push_back(task),
+        }
+    }
+
+    fn take(&mut self) -> Option<Task> {
+        self.launches_turn = !self.launches_turn;
+        let (first, second) = if self.launches_turn {
+            (&mut self.launches, &mut self.others)
+        } else {
+            (&mut self.others, &mut self.launches)
+        };
+        first.pop_front().or_else(|| second.pop_front())
+    }
 }
 
 impl Workers {
@@ -168,6 +203,7 @@ impl Workers {
                 self.hung -= 1;
                 self.replace();
             }
+            Outcome::Cleared { .. } => {}
             _ => self.busy -= 1,
         }
         Some(outcome)
@@ -195,7 +231,7 @@ impl Workers {
         self.shared
             .queue
             .lock()
-            .is_ok_and(|queue| queue.len() < QUEUE)
+            .is_ok_and(|queue| queue.launches.len() < QUEUE)
     }
 
     /// Whether every worker hangs in a podman, beyond what is replaced.
@@ -213,7 +249,7 @@ impl Workers {
     /// Hands a task over.
     pub fn give(&mut self, task: Task) {
         if let Ok(mut queue) = self.shared.queue.lock() {
-            queue.push_back(task);
+            queue.put(task);
             self.busy += 1;
             self.shared.more.notify_one();
         }
@@ -245,7 +281,7 @@ impl Shared {
     fn next(&self) -> Option<Task> {
         let mut queue = self.queue.lock().ok()?;
         loop {
-            if let Some(task) = queue.pop_front() {
+            if let Some(task) = queue.take() {
                 return Some(task);
             }
             queue = self.more.wait(queue).ok()?;
@@ -262,7 +298,8 @@ impl Shared {
     fn launch(&self, job: Job) -> bool {
         let name = job.plan.name().to_owned();
         let deadline = self.host.engine.config().deadline;
-        let (result, replaced) = match self.host.begin(job) {
+        let cleared = |record, exit| self.tell(Outcome::Cleared { record, exit });
+        let (result, replaced) = match self.host.begin(job, cleared) {
             Ok(Begun::Reused(started)) => (Ok(started), false),
             Ok(Begun::UnderWay(mut under_way)) => {
                 let in_time = under_way.podman().wait(Some(deadline)).unwrap_or(true);

@@ -26,5 +26,5 @@ calls='@keyring bpf landlock_create_ruleset landlock_add_rule landlock_restrict_
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
 exec "$loader" --library-path "$libraries:$libraries/systemd" "$root/usr/bin/systemd-nspawn" \
 	--quiet --directory="$root" --volatile=overlay --tmpfs=/var/lib/containers:mode=0755 --machine=portcullis-test \
-	--register=no --keep-unit --private-network --capability=all --system-call-filter="$calls" \
+	--register=no --keep-unit --link-journal=no --private-network --capability=all --system-call-filter="$calls" \
 	--console=pipe --boot </dev/null

@@ -29,6 +29,17 @@ user = "0:0"
 stop_timeout = "60s"
 
 [[launch]]
+rule = "replaced"
+command = "replaced"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done", "sh"]
+args = [{ min = 1, pattern = "{:int}" }]
+[launch.container]
+name = "replaced-one"
+user = "0:0"
+on_conflict = "replace"
+
+[[launch]]
 rule = "counting"
 command = "counting"
 image = "localhost/portcullis-test:1"
@@ -133,6 +144,96 @@ fn a_stop_asks_politely_and_tells_of_the_end() {
 }
 
 #[test]
+fn a_request_in_vain_changes_nothing_that_is_told_of_what_runs() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let _ = launched(service.client().launch(launch("polite", &[])));
+    let before = list(&service, false);
+    // Another rule has the command and the name from now on.
+    let other = agent
+        .policy_text()
+        .replace("rule = \"polite\"", "rule = \"other\"");
+    agent.write_policy(&other);
+    service.reload();
+    let reply = service.client().launch(launch("polite", &[]));
+    assert!(
+        matches!(
+            reply,
+            Reply::Denied {
+                reason: Reason::Name,
+                ..
+            }
+        ),
+        "{reply:?}"
+    );
+    let after = list(&service, false);
+    assert_eq!(
+        (&after[0].rule, &after[0].pid),
+        (&before[0].rule, &before[0].pid)
+    );
+    // It is stopped as its own rule says: with patience for its exit code.
+    let reply = service.operator().call(stop("polite-one", None));
+    assert_eq!(reply, Reply::Done { exit: Some(7) });
+    assert_eq!(
+        service.audit().with("verdict", "stopped")[0]["rule"],
+        "polite"
+    );
+}
+
+#[test]
+fn one_that_was_replaced_has_ended_like_any_other() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let first = launched(service.client().launch(launch("replaced", &["1"])));
+    let second = launched(service.client().launch(launch("replaced", &["2"])));
+    assert_ne!(first.container, second.container);
+    assert_eq!(list(&service, false)[0].last_exit, Some(5));
+    let ended = "portcullis_side_containers_ended_total{agent=\"blue\"} 1";
+    assert!(metrics(&service).lines().any(|line| line == ended));
+}
+
+/// The processor time that a process has taken, in clock ticks.
+fn ticks(process: Process) -> u64 {
+    let stat = std::fs::read_to_string(process.file("stat")).unwrap();
+    let fields: Vec<_> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn an_operator_who_does_not_wait_for_the_end_costs_nothing() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let netns = Netns::new();
+    let service = agent.start();
+    let request = Launch {
+        netns: Some(netns.name().into()),
+        ..launch("sleep", &["1000"])
+    };
+    let answer = launched(service.client().launch(request));
+    let mut operator = service.operator();
+    operator.send(stop(&answer.name, Some(600))).unwrap();
+    holds("the stop is under way", || {
+        !service.audit().with("verdict", "stopping").is_empty()
+    });
+    drop(operator);
+    assert!(service.operator().is_served());
+    let (before, begin) = (ticks(service.launcher()), Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    let (taken, passed) = (ticks(service.launcher()) - before, begin.elapsed());
+    assert!(
+        u128::from(taken) * 10 < passed.as_millis() / 2,
+        "{taken} ticks in {passed:?}"
+    );
+}
+
+#[test]
 fn a_program_that_does_not_listen_is_killed_when_patience_ends() {
     let host = Host::new();
     let agent = host.agent("blue", RULES);
@@ -148,7 +249,7 @@ fn a_program_that_does_not_listen_is_killed_when_patience_ends() {
     let id = operator.send(stop(&answer.name, None)).unwrap();
     // Whoever asks for it meanwhile is told to ask again, and gets a new one then.
     holds("the stop is under way", || {
-        !service.audit().with("verdict", "stopped").is_empty()
+        !service.audit().with("verdict", "stopping").is_empty()
     });
     let next = launched(service.client().launch_patiently(&request));
     assert_ne!(next.container, answer.container);
