@@ -1,7 +1,7 @@
 //! Mount sources that an agent can write to: links, special files, and swaps between check and use
 //! (CVE-2017-1002101, CVE-2021-25741).
 
-use portcullis_tests::{Agent, Host, Process, denied, holds, launch, launched, uuid};
+use portcullis_tests::{Agent, Host, Process, Stop, denied, holds, launch, launched, uuid};
 use portcullis_wire::{Launch, Reason, Reply};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 const RULES: &str = r#"
+[limits]
+launches = "1000000/s"
 [[launch]]
 rule = "rw"
 command = "rw"
@@ -232,6 +234,7 @@ fn a_source_swapped_between_check_and_use_is_never_the_wrong_one() {
     let _service = agent.start();
     let (end, refusals) = (AtomicBool::new(false), AtomicBool::new(false));
     let launches = thread::scope(|scope| {
+        let stop = Stop::at(&end);
         let swapper = scope.spawn(|| {
             while !end.load(Relaxed) {
                 renameat_with(CWD, &source.path, CWD, &link, RenameFlags::EXCHANGE).unwrap();
@@ -264,7 +267,7 @@ fn a_source_swapped_between_check_and_use_is_never_the_wrong_one() {
             })
             .collect();
         let launches: usize = workers.into_iter().map(|w| w.join().unwrap()).sum();
-        end.store(true, Relaxed);
+        drop(stop);
         swapper.join().unwrap();
         launches
     });

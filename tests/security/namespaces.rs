@@ -1,6 +1,6 @@
 //! Network namespaces: what stands under `/run/netns` may be anything, and may change at any time.
 
-use portcullis_tests::{Agent, Host, Netns, Process, denied, holds, launch, launched, uuid};
+use portcullis_tests::{Agent, Host, Netns, Process, Stop, denied, holds, launch, launched, uuid};
 use portcullis_wire::{Launch, Reason, Reply};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 const RULES: &str = r#"
+[limits]
+launches = "1000000/s"
 [[launch]]
 rule = "sleep"
 command = "sleep"
@@ -253,6 +255,7 @@ fn a_namespace_swapped_between_check_and_use_is_never_the_wrong_one() {
     let good = netns.inode();
     let (end, refusals) = (AtomicBool::new(false), AtomicBool::new(false));
     let answers: Vec<_> = thread::scope(|scope| {
+        let stop = Stop::at(&end);
         let swapper = scope.spawn(|| {
             let host = Path::new("/proc/self/ns/net");
             while !end.load(Relaxed) {
@@ -287,7 +290,7 @@ fn a_namespace_swapped_between_check_and_use_is_never_the_wrong_one() {
             .into_iter()
             .flat_map(|w| w.join().unwrap())
             .collect();
-        end.store(true, Relaxed);
+        drop(stop);
         swapper.join().unwrap();
         answers
     });

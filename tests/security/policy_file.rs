@@ -1,6 +1,6 @@
 //! The policy's files: unusable or unsafe ones are no policy, the socket stays usable, and a reload mends it.
 
-use portcullis_tests::{Agent, Host, Service, denied, launch, launched};
+use portcullis_tests::{Agent, Host, Service, Stop, denied, launch, launched};
 use portcullis_wire::{Body, Pong, Reason, Reply};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -282,7 +282,7 @@ fn no_request_is_lost_or_sees_a_mix_while_the_policy_is_reloaded() {
                 })
             })
             .collect();
-        let stop = Stop(&end);
+        let stop = Stop::at(&end);
         for round in 1..=rounds {
             let (name, seconds) = GENERATIONS[round % 2];
             let (other, others) = GENERATIONS[(round + 1) % 2];
@@ -338,15 +338,6 @@ fn no_request_is_lost_or_sees_a_mix_while_the_policy_is_reloaded() {
     }
     service.launcher().signal(Signal::TERM);
     assert!(service.wait().success());
-}
-
-/// Ends the askers, also when a round fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Waiting for something to become true, with an end to the patience.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -29,4 +30,22 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn holds(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
+}
+
+/// Ends what other threads do until a flag is set, also when a test fails: a scope waits for them.
+#[derive(Debug)]
+pub struct Stop<'a>(&'a AtomicBool);
+
+impl<'a> Stop<'a> {
+    /// Sets that flag when it is dropped.
+    #[must_use]
+    pub fn at(flag: &'a AtomicBool) -> Self {
+        Self(flag)
+    }
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }

@@ -29,7 +29,7 @@ pub use allocations::{Counting, live, peak};
 pub use audit::Audit;
 pub use calls::{Call, Calls};
 pub use client::{Client, Launched, denied, failed, launch, launched};
-pub use deadline::{LONG, holds, until};
+pub use deadline::{LONG, Stop, holds, until};
 pub use engine::{Container, Engine, IMAGE};
 pub use host::Host;
 pub use inheritance::inheritance;
