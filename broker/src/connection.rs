@@ -15,6 +15,8 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// So much work in a row, then the other connections. A datagram is one piece of it, and one more for each [`PIECE`] bytes:
 /// the longest, which take longest to judge, come one at a time.
@@ -47,6 +49,8 @@ pub struct Connection {
     pub heard: Cell<Instant>,
     /// Nothing more is let in.
     pub ending: Cell<bool>,
+    /// Tells of that.
+    pub ended: Notify,
 }
 
 /// What one look at the socket came to.
@@ -86,9 +90,17 @@ impl Connection {
                     Step::End => return,
                 }
                 // Once it is answered: whoever asks now and then never waits for it.
-                service.pay(pieces).await;
+                self.pause(service.charge(pieces)).await;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for so long, or until nothing more is let in: what has arrived by then is bounded, and nobody waits for the end
+    /// longer than it takes. It has been charged all the same, so those who stay wait for it.
+    async fn pause(&self, wait: Duration) {
+        if !wait.is_zero() && !self.ending.get() {
+            let _ = timeout(wait, self.ended.notified()).await;
         }
     }
 

@@ -25,6 +25,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 /// When there are so many connections, a newcomer needs the place of a silent one.
@@ -90,10 +91,14 @@ pub async fn serve(listener: OwnedFd, link: Link, judge: Judge) -> io::Result<()
 
 async fn accept(listener: AsyncFd<OwnedFd>, service: Rc<Service>) {
     while let Ok(mut ready) = listener.readable().await {
+        let mut newcomers = 0;
         for _ in 0..TURN {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(listener.as_fd(), flags) {
-                Ok(client) => welcome(&service, client),
+                Ok(client) => {
+                    welcome(&service, client);
+                    newcomers += 1;
+                }
                 Err(Errno::AGAIN) => {
                     ready.clear_ready();
                     break;
@@ -104,6 +109,11 @@ async fn accept(listener: AsyncFd<OwnedFd>, service: Rc<Service>) {
                     break;
                 }
             }
+        }
+        // Whether they got a place or not. Who comes meanwhile waits to be accepted, and is not lost.
+        let wait = service.charge(newcomers);
+        if newcomers > 0 && !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
         tokio::task::yield_now().await;
     }
@@ -130,6 +140,7 @@ fn welcome(service: &Rc<Service>, client: OwnedFd) {
         refused,
         heard: Cell::new(Instant::now()),
         ending: Cell::new(false),
+        ended: Notify::new(),
     });
     let place = service.enter(&connection);
     let service = Rc::clone(service);

@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 /// Between two orders that tell of denials.
 const COALESCE: Duration = Duration::from_secs(1);
 
-/// How much work an agent may make in the long run, and at once: some twentieth of a processor, and far more than an agent
-/// that restarts with thousands of networks. What is over it waits, so a flood costs its own agent time and nobody else's
-/// launches their processor.
+/// How much work an agent may make in the long run, and at once: a twentieth to a tenth of a processor, and far more than
+/// an agent that restarts with thousands of networks. What is over it waits, so a flood costs its own agent time and nobody
+/// else's launches their processor.
 const WORK: Rate = Rate {
     count: 20_000,
     per: Duration::from_secs(4),
@@ -84,17 +84,12 @@ impl Service {
         }
     }
 
-    /// Waits until so many pieces of work, which have been done, are paid for.
-    pub async fn pay(&self, pieces: usize) {
-        for _ in 0..pieces {
-            loop {
-                let paid = self.work.borrow_mut().take(Instant::now());
-                match paid {
-                    Ok(()) => break,
-                    Err(wait) => tokio::time::sleep(wait).await,
-                }
-            }
-        }
+    /// Charges so many pieces of work, which have been done, and says how long whoever made them has to wait for that: first
+    /// come, first served.
+    #[must_use]
+    pub fn charge(&self, pieces: usize) -> Duration {
+        let tokens = u32::try_from(pieces).unwrap_or(u32::MAX);
+        self.work.borrow_mut().reserve(tokens, Instant::now())
     }
 
     /// Ends those connections whose client has been silent for so long, or the one of those that has been silent longest.
@@ -212,9 +207,10 @@ impl Drop for Place {
 }
 
 impl Connection {
-    /// Lets nothing more in. The task that serves it reads what has arrived, handles it, and ends.
+    /// Lets nothing more in. The task that serves it reads what has arrived, handles it without a pause, and ends.
     pub fn end(&self) {
         self.ending.set(true);
+        self.ended.notify_one();
         socket::stop_reading(self.socket.as_fd());
     }
 }

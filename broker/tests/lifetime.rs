@@ -1,10 +1,12 @@
 //! How a broker ends, and how it lives for long.
 
 use crate::harness::{Broker, Client, Setup, sleep, until};
+use crate::limits::{earned, large};
 use portcullis_wire::{Body, Directive, Order, Reason, Reply, Request, codec};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 #[test]
 fn draining_loses_no_request_that_was_sent() {
@@ -65,6 +67,46 @@ fn draining_loses_no_request_that_was_sent() {
         assert!(broker.ended().success(), "{}", broker.log());
         assert_eq!(forwarded + answered, sent.load(Ordering::Relaxed));
     }
+}
+
+/// Neither those who wait for what they had handled wait on, nor those whose datagrams are still to be handled.
+#[test]
+fn draining_under_a_flood_does_not_wait_for_the_agents_share_of_work() {
+    let mut broker = Broker::start();
+    let datagram = large();
+    let pieces = 1 + datagram.len() / 2048;
+    let start = Instant::now();
+    let mut clients: Vec<Client> = (0..240).map(|_| broker.connect()).collect();
+    // Each is accepted: what waits for that is the next broker's.
+    for client in &mut clients {
+        client.ping();
+    }
+    for _ in 0..20_000 / pieces {
+        clients[0].send(&datagram);
+        clients[0].reply().unwrap();
+    }
+    let mut sent = 0;
+    for client in &clients {
+        while send(&client.socket, &datagram, SendFlags::DONTWAIT).is_ok() {
+            sent += 1;
+        }
+    }
+    // The time that what was sent is worth, and the time that those who wait at any moment have to wait for.
+    let owed = (20_000 + sent * pieces).saturating_sub(earned(start.elapsed()));
+    let (all, waiting) = (time(owed), time(clients.len() * pieces));
+    assert!(all > waiting, "{all:?} {waiting:?}");
+    let told = Instant::now();
+    broker.tell(Directive::Drain);
+    assert!(broker.ended().success(), "{}", broker.log());
+    let taken = told.elapsed();
+    assert!(taken < waiting / 2, "{taken:?} of {waiting:?} of {all:?}");
+    let replies = |client: &Client| std::iter::from_fn(|| client.reply()).count();
+    assert_eq!(clients.iter().map(replies).sum::<usize>(), sent);
+}
+
+/// How long so many pieces of work take in the long run.
+fn time(pieces: usize) -> Duration {
+    Duration::from_secs(1) * u32::try_from(pieces).unwrap() / 5_000
 }
 
 #[test]
@@ -151,9 +193,9 @@ fn the_end_of_the_launcher_ends_one_that_drains_too() {
     while send(&deaf.socket, &ping, SendFlags::DONTWAIT).is_ok() {}
     broker.tell(Directive::Drain);
     shutdown(&broker.link, Shutdown::Both).unwrap();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     broker.ended();
-    assert!(start.elapsed() < std::time::Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

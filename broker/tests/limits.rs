@@ -261,13 +261,22 @@ fn floods_of_the_longest_requests_do_not_hold_up_a_ping() {
     assert!(p99 < Duration::from_millis(250), "{p99:?}");
 }
 
+/// Of another version: refused after three bytes of sixty thousand, which count all the same.
+pub fn large() -> Vec<u8> {
+    vec![b'P'; 60 * 1024]
+}
+
+/// How many pieces of work an agent may have made in that time.
+pub fn earned(elapsed: Duration) -> usize {
+    20_000 + 5_000 * usize::try_from(elapsed.as_millis()).unwrap() / 1000
+}
+
 /// However little each of them costs: what an agent makes the broker do in the long run is bounded, so that the
 /// processors stay with those who launch.
 #[test]
 fn a_flood_is_answered_no_faster_than_an_agents_share_of_work_allows() {
     let broker = Broker::start();
-    // Of another version: refused after three bytes of sixty thousand, which count all the same.
-    let datagram = vec![b'P'; 60 * 1024];
+    let datagram = large();
     let pieces = 1 + datagram.len() / 2048;
     let (connections, flooded) = (4, Duration::from_secs(2));
     let flooders: Vec<Client> = (0..connections).map(|_| broker.connect()).collect();
@@ -289,7 +298,7 @@ fn a_flood_is_answered_no_faster_than_an_agents_share_of_work_allows() {
             .collect();
         threads.into_iter().map(|t| t.join().unwrap()).sum()
     });
-    let paid = 20_000 + 5_000 * usize::try_from(start.elapsed().as_millis()).unwrap() / 1000;
+    let paid = earned(start.elapsed());
     // Each is answered before it is paid for.
     let most = paid / pieces + connections;
     assert!(answered <= most, "{answered} of at most {most}");
@@ -297,6 +306,72 @@ fn a_flood_is_answered_no_faster_than_an_agents_share_of_work_allows() {
         answered > 20_000 / pieces,
         "{answered}: what comes at once is not slowed down"
     );
+}
+
+/// Nor does it help to come anew for each: a connection counts as well, and one that finds no place no less.
+#[test]
+fn a_flood_of_connections_is_answered_no_faster_than_an_agents_share_of_work_allows() {
+    let broker = Broker::start();
+    let datagram = large();
+    let pieces = 1 + 1 + datagram.len() / 2048;
+    let (flooders, flooded) = (4, Duration::from_secs(2));
+    let start = Instant::now();
+    let flood = || {
+        let mut answered = 0;
+        while start.elapsed() < flooded {
+            let client = broker.connect();
+            // One that is turned away may be gone from already.
+            let _ = send(&client.socket, &datagram, SendFlags::NOSIGNAL);
+            answered += usize::from(client.reply().is_some());
+        }
+        answered
+    };
+    let answered: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..flooders).map(|_| scope.spawn(flood)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    // Some are accepted and answered before that is paid for.
+    let most = earned(start.elapsed()) / pieces + 4 * flooders;
+    assert!(answered <= most, "{answered} of at most {most}");
+    assert!(
+        answered > 20_000 / pieces,
+        "{answered}: what comes at once is not slowed down"
+    );
+}
+
+/// First come, first served: nobody who waits is passed over.
+#[test]
+fn those_who_wait_for_their_share_of_work_get_the_same() {
+    let broker = Broker::start();
+    let datagram = large();
+    let flooded = Duration::from_secs(2);
+    let flooders: Vec<Client> = (0..24).map(|_| broker.connect()).collect();
+    let first = broker.connect();
+    for _ in 0..20_000 / (datagram.len() / 2048) {
+        first.send(&datagram);
+        first.reply().unwrap();
+    }
+    let start = Instant::now();
+    let answered: Vec<usize> = std::thread::scope(|scope| {
+        let flood = |client: &Client| {
+            // One more is always there when the broker looks.
+            client.send(&datagram);
+            let mut answered = 0;
+            while start.elapsed() < flooded {
+                client.send(&datagram);
+                client.reply().unwrap();
+                answered += 1;
+            }
+            answered
+        };
+        let threads: Vec<_> = flooders
+            .iter()
+            .map(|c| scope.spawn(move || flood(c)))
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let (least, most) = (answered.iter().min(), answered.iter().max());
+    assert!(most.unwrap() - least.unwrap() <= 3, "{answered:?}");
 }
 
 #[test]
