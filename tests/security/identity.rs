@@ -164,11 +164,14 @@ fn root_of_a_user_namespace_is_who_the_host_sees() {
     let host = Host::new();
     let agent = agent(&host);
     let _service = agent.start();
+    // The checkout may lie in somebody's home, which no other user can enter.
+    let client = host.path().join("portcullis");
+    fs::copy(binary("portcullis"), &client).unwrap();
     // It calls itself root, and whoever it likes, in there; the host sees the user that made the namespace.
     let root = |host_uid: u32, inside: u32| {
         let mut command = Command::new("unshare");
         command.args(["--user", &format!("--map-user={inside}"), "--"]);
-        command.arg(binary("portcullis")).arg("--socket");
+        command.arg(&client).arg("--socket");
         command
             .arg(agent.socket())
             .args(["run", "--json", "sleep", "1000"]);
