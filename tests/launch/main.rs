@@ -12,6 +12,7 @@ mod answers;
 mod conflict;
 mod crash;
 mod crowd;
+mod disk;
 mod engine;
 mod lifetime;
 mod limits;
