@@ -6,6 +6,9 @@ pub const VERSION: u8 = 1;
 /// The largest datagram in bytes, header included.
 pub const DATAGRAM: usize = 64 * 1024;
 
+/// The longest line of a spool in bytes, its newline not counted.
+pub const LINE: usize = 64 * 1024;
+
 /// The most arguments of one launch, the command itself not counted.
 pub const ARGUMENTS: usize = 1024;
 
