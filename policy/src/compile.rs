@@ -104,6 +104,7 @@ impl Compiler<'_> {
             names: scope.names().into(),
             slots,
             container: container?,
+            spool: table.spool.is_some(),
         })
     }
 
@@ -155,7 +156,7 @@ fn rule_name<'a>(text: Option<&'a Text>, findings: &mut Findings) -> Option<&'a 
     None
 }
 
-fn command_name<'a>(text: Option<&'a Text>, findings: &mut Findings) -> Option<&'a str> {
+pub(crate) fn command_name<'a>(text: Option<&'a Text>, findings: &mut Findings) -> Option<&'a str> {
     let text = text?;
     let plain = |c: char| !crate::spelling::is_invisible(c) && c != '/' && c != ' ';
     let good = (1..=128).contains(&text.text.len())

@@ -63,8 +63,7 @@ impl ContainerTable {
             ready: ready(&mut table, findings),
             host_pid: host(&mut table, "pid", findings),
             host_network: host(&mut table, "network", findings),
-            privileged: truth(&mut table, "privileged", findings)
-                .and_then(|(value, place)| value.then_some(place)),
+            privileged: table.true_at("privileged", findings),
             read_only: table.truth("read_only", findings).unwrap_or(true),
             no_new_privileges: table.truth("no_new_privileges", findings).unwrap_or(true),
             devices: table.texts("devices", findings),
@@ -165,15 +164,6 @@ impl ContainerTable {
             }
         }
     }
-}
-
-fn truth(
-    table: &mut Reader<'_>,
-    key: &'static str,
-    findings: &mut Findings,
-) -> Option<(bool, Place)> {
-    let place = table.value(key)?.1;
-    Some((table.truth(key, findings)?, place))
 }
 
 fn host(table: &mut Reader<'_>, key: &'static str, findings: &mut Findings) -> Option<Place> {

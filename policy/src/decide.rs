@@ -19,20 +19,20 @@ pub enum Decision {
 
 /// Judges a request. The operator may ask and explain, and launches nothing.
 pub fn decide(policy: &Policy, peer: &Peer, request: &Launch) -> Decision {
-    if let Err(denial) = admits(policy, peer) {
-        return Decision::Deny(denial);
+    if let Some(message) = refusal(policy, peer, request) {
+        return Decision::Deny(denial(policy, Reason::Peer, None, message));
     }
-    if *peer == Peer::Operator {
+    if matches!(peer, Peer::Operator) {
         let message = "the operator's socket launches nothing";
         return Decision::Deny(denial(policy, Reason::Peer, None, message.to_owned()));
     }
-    judge(policy, request)
+    judge(policy, peer, request)
 }
 
-/// Whether this peer may use the agent's socket at all.
+/// Whether this peer may ask at all.
 ///
 /// # Errors
-/// [`Denial`] when the policy's `[peer]` does not admit it.
+/// [`Denial`] when the policy's `[peer]` does not admit the process, or the policy has no such spool.
 pub fn admits(policy: &Policy, peer: &Peer) -> Result<(), Denial> {
     match policy.refuses(peer) {
         Some(message) => Err(denial(policy, Reason::Peer, None, message)),
@@ -40,11 +40,29 @@ pub fn admits(policy: &Policy, peer: &Peer) -> Result<(), Denial> {
     }
 }
 
-/// What the rules say, whoever asks.
-pub(crate) fn judge(policy: &Policy, request: &Launch) -> Decision {
+/// Why this peer may not ask for this, whatever the rules say: a spool is of one command.
+pub(crate) fn refusal(policy: &Policy, peer: &Peer, request: &Launch) -> Option<String> {
+    if let Some(message) = policy.refuses(peer) {
+        return Some(message);
+    }
+    let Peer::Spool { dir } = peer else {
+        return None;
+    };
+    let spool = policy.spools().iter().find(|spool| spool.dir == *dir)?;
+    (*spool.command != *request.command).then(|| {
+        format!(
+            "the [[spool]] at {dir:?} is for the command {:?}, not {}",
+            spool.command,
+            quoted(&request.command)
+        )
+    })
+}
+
+/// What the rules say. Of the peer it counts only whether it is a spool: then the rules that take no lines are not tried.
+pub(crate) fn judge(policy: &Policy, peer: &Peer, request: &Launch) -> Decision {
     let mut closest: Option<(&Rule, Mismatch<'_>)> = None;
     for rule in &policy.rules {
-        if *rule.command != *request.command {
+        if *rule.command != *request.command || !rule.is_for(peer) {
             continue;
         }
         match rule.matches(request, &mut (), &mut ()) {
@@ -67,7 +85,7 @@ pub(crate) fn judge(policy: &Policy, request: &Launch) -> Decision {
             format!(
                 "rule {:?}: {}",
                 rule.name,
-                describe(&mismatch, rule, request)
+                describe(&mismatch, rule, request, peer)
             ),
         ),
         None => unknown_command(policy, &request.command),

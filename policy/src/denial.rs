@@ -2,6 +2,7 @@
 //!
 //! What a client sent stands in a message escaped and cut, so that a message is one line whatever was sent.
 
+use crate::Peer;
 use crate::arguments::{ArgumentCause, Arguments, Entry};
 use crate::bindings::Slot;
 use crate::pattern::{Pattern, Token};
@@ -77,7 +78,12 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// What did not match, in one line.
-pub(crate) fn describe(mismatch: &Mismatch<'_>, rule: &Rule, request: &Launch) -> String {
+pub(crate) fn describe(
+    mismatch: &Mismatch<'_>,
+    rule: &Rule,
+    request: &Launch,
+    peer: &Peer,
+) -> String {
     let list = |patterns: &[Pattern]| {
         let texts: Vec<String> = patterns.iter().take(4).map(|p| quoted(&p.text)).collect();
         let more = if patterns.len() > 4 { ", …" } else { "" };
@@ -107,7 +113,8 @@ pub(crate) fn describe(mismatch: &Mismatch<'_>, rule: &Rule, request: &Launch) -
         ),
         Cause::Argument(cause) => {
             let list = &rule.arguments;
-            in_list("argument", *cause, list, &request.args, mismatch, rule)
+            let text = in_list("argument", *cause, list, &request.args, mismatch, rule);
+            text + unquoted(*cause, peer)
         }
         Cause::Environment(cause) => {
             let list = &rule.environment;
@@ -130,6 +137,16 @@ pub(crate) fn describe(mismatch: &Mismatch<'_>, rule: &Rule, request: &Launch) -
             "{} cannot be mounted: not a normal path, or it has `:` or `,` in it, or is there twice",
             quoted(path)
         ),
+    }
+}
+
+/// How an argument of a line may have come about that nobody gave.
+fn unquoted(cause: ArgumentCause, peer: &Peer) -> &'static str {
+    match (cause, peer) {
+        (ArgumentCause::NotAllowed(_) | ArgumentCause::TooMany(..), Peer::Spool { .. }) => {
+            "; a wrapper that does not quote breaks an argument with a space into several"
+        }
+        _ => "",
     }
 }
 

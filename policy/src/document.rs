@@ -1,12 +1,13 @@
 //! The document as it is written: TOML in, tables with places out. What the tables mean is compiled elsewhere.
 //!
-//! The main file may have everything; a drop-in adds rules and overrides nothing.
+//! The main file may have everything; a drop-in adds rules and spools, and overrides nothing.
 
 use crate::limits::{Limits, Rate};
 use crate::lint::Allowance;
 use crate::problem::{Finding, Findings, Place};
 use crate::reader::Reader;
 use crate::rule_table::{ExecTable, LaunchTable};
+use crate::spool::SpoolTable;
 use crate::text::Text;
 use portcullis_wire::PolicyText;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) struct Document {
     pub(crate) code_alone: bool,
     pub(crate) launches: Vec<LaunchTable>,
     pub(crate) execs: Vec<ExecTable>,
+    pub(crate) spools: Vec<SpoolTable>,
 }
 
 /// `[peer]`: all that is given must hold.
@@ -52,7 +54,7 @@ impl Document {
                 let what = if main {
                     "the policy"
                 } else {
-                    "a drop-in, which only adds rules,"
+                    "a drop-in, which only adds rules and spools,"
                 };
                 let reader = Reader::new(number, &file.text, what, &table);
                 document.read_file(reader, main, findings);
@@ -113,6 +115,11 @@ impl Document {
         for (value, place) in file.list("exec", "[[exec]]", findings) {
             if let Some(table) = file.as_table(value, place, "an [[exec]] rule", findings) {
                 self.execs.push(ExecTable::read(table, findings));
+            }
+        }
+        for (value, place) in file.list("spool", "[[spool]]", findings) {
+            if let Some(table) = file.as_table(value, place, "a [[spool]]", findings) {
+                self.spools.push(SpoolTable::read(table, findings));
             }
         }
         file.finish(findings);

@@ -3,6 +3,7 @@
 //! The rules are matched by the same code as in a decision; here somebody looks on.
 
 use crate::arguments::{Arguments, Observer};
+use crate::decide::{judge, refusal};
 use crate::denial::{describe, quoted};
 use crate::rule::Rule;
 use crate::{LaunchPlan, Peer, Policy, Source, Staged, podman_arguments};
@@ -73,10 +74,10 @@ impl Observer for Claims<'_> {
     }
 }
 
-/// Explains the verdict on a request. For the operator the rules alone count, not who asks.
+/// Explains the verdict on a request. For the operator the rules alone count, not who asks; for a spool, those that take lines.
 #[must_use]
 pub fn explain(policy: &Policy, peer: &Peer, request: &Launch) -> Explanation {
-    let refused = policy.refuses(peer);
+    let refused = refusal(policy, peer, request);
     let mut explanation = Explanation {
         allowed: false,
         reason: Some(Reason::NoRule),
@@ -87,17 +88,19 @@ pub fn explain(policy: &Policy, peer: &Peer, request: &Launch) -> Explanation {
     for rule in &policy.rules {
         let verdict = if *rule.command != *request.command {
             RuleVerdict::skipped(rule, "is for another command")
+        } else if !rule.is_for(peer) {
+            RuleVerdict::skipped(rule, "takes no lines: it has no `spool = true`")
         } else if explanation.plan.is_some() {
             RuleVerdict::skipped(rule, "an earlier rule matches")
         } else {
-            let (verdict, plan) = RuleVerdict::of(rule, request);
+            let (verdict, plan) = RuleVerdict::of(rule, request, peer);
             explanation.plan = plan.as_ref().map(PlanView::of);
             verdict
         };
         explanation.rules.push(verdict);
     }
     explanation.allowed = explanation.plan.is_some() && refused.is_none();
-    explanation.reason = match crate::decide::judge(policy, request) {
+    explanation.reason = match judge(policy, peer, request) {
         _ if refused.is_some() => Some(Reason::Peer),
         crate::Decision::Allow(_) => None,
         crate::Decision::Deny(denial) => Some(denial.reason),
@@ -115,7 +118,7 @@ impl RuleVerdict {
         }
     }
 
-    fn of(rule: &Rule, request: &Launch) -> (Self, Option<LaunchPlan>) {
+    fn of(rule: &Rule, request: &Launch, peer: &Peer) -> (Self, Option<LaunchPlan>) {
         let mut arguments = Claims::new(&rule.arguments, &request.args);
         let mut environment = Claims::new(&rule.environment, &request.env);
         let outcome = rule.matches(request, &mut arguments, &mut environment);
@@ -142,7 +145,7 @@ impl RuleVerdict {
             mismatch: outcome
                 .as_ref()
                 .err()
-                .map(|mismatch| describe(mismatch, rule, request)),
+                .map(|mismatch| describe(mismatch, rule, request, peer)),
             skipped: None,
         };
         (verdict, outcome.ok())

@@ -31,6 +31,7 @@ mod rule;
 mod rule_table;
 mod scope;
 mod spelling;
+mod spool;
 mod text;
 #[cfg(feature = "tool")]
 pub mod tool;
@@ -45,3 +46,4 @@ pub use plan::{LaunchPlan, Mount, OnConflict, Ready, Source};
 pub use podman::{Staged, podman_arguments};
 pub use policy::Policy;
 pub use problem::{Problem, Problems};
+pub use spool::Spool;

@@ -11,6 +11,7 @@ use crate::plan::hex;
 use crate::problem::{Finding, Findings, Place, Problems};
 use crate::rule::Rule;
 use crate::scope::BUILT_IN;
+use crate::spool::{self, Spool};
 use portcullis_wire::{AgentName, PolicyText, Reason};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub struct Policy {
     pub(crate) rules: Box<[Rule]>,
     /// Commands of `[[exec]]` rules, with the rules' names: known, and not served yet.
     pub(crate) execs: Box<[(Box<str>, Box<str>)]>,
+    spools: Box<[Spool]>,
 }
 
 impl Policy {
@@ -77,7 +79,13 @@ impl Policy {
             .iter()
             .map(|table| compiler.exec(table, findings))
             .collect();
+        let spools: Vec<Option<Spool>> = document
+            .spools
+            .iter()
+            .map(|table| compiler.spool(table, findings))
+            .collect();
         check_container_names(&rules, document, findings);
+        spool::check(&spools, document, findings);
         if document.place.is_none() && files.is_empty() {
             findings.add(Finding::new(
                 &Place::new(0, 0..0),
@@ -93,6 +101,7 @@ impl Policy {
             code_alone: document.code_alone,
             rules: rules.into_iter().collect::<Option<_>>()?,
             execs: execs.into_iter().collect::<Option<_>>()?,
+            spools: spools.into_iter().collect::<Option<_>>()?,
         })
     }
 
@@ -124,10 +133,21 @@ impl Policy {
         &self.limits
     }
 
-    /// What of `[peer]` does not hold for this peer.
+    /// The spools, in the order of the files.
+    #[must_use]
+    pub fn spools(&self) -> &[Spool] {
+        &self.spools
+    }
+
+    /// Why this peer may not ask: what of `[peer]` does not hold for a process, or that there is no such spool.
     pub(crate) fn refuses(&self, peer: &Peer) -> Option<String> {
-        let Peer::Process { uid, gid, .. } = peer else {
-            return None;
+        let (uid, gid) = match peer {
+            Peer::Process { uid, gid, .. } => (uid, gid),
+            Peer::Spool { dir } => {
+                let known = self.spools.iter().any(|spool| spool.dir == *dir);
+                return (!known).then(|| format!("the policy has no [[spool]] at {dir:?}"));
+            }
+            Peer::Operator => return None,
         };
         let outside =
             |ids: &Option<Vec<u32>>, id| ids.as_ref().is_some_and(|ids| !ids.contains(id));

@@ -1,5 +1,6 @@
 //! A compiled rule, and whether a request matches it.
 
+use crate::Peer;
 use crate::arguments::{ArgumentCause, Arguments, Observer};
 use crate::bindings::{Bindings, IMAGE, NETNS, SlotKind};
 use crate::image::{Reference, reference};
@@ -24,6 +25,8 @@ pub(crate) struct Rule {
     pub(crate) slots: Box<[SlotKind]>,
     pub(crate) names: Box<[Box<str>]>,
     pub(crate) container: Container,
+    /// Whether lines of a spool may use it too.
+    pub(crate) spool: bool,
 }
 
 /// What a rule makes of a request.
@@ -120,6 +123,11 @@ fn is_mountable(path: &str) -> bool {
 }
 
 impl Rule {
+    /// Whether requests of this peer are tried with the rule: lines are with `spool = true` alone.
+    pub(crate) fn is_for(&self, peer: &Peer) -> bool {
+        self.spool || !matches!(peer, Peer::Spool { .. })
+    }
+
     /// Matches a request, and makes the plan of it.
     ///
     /// # Errors

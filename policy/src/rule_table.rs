@@ -20,6 +20,8 @@ pub(crate) struct LaunchTable {
     pub(crate) env: Vec<EntryTable>,
     pub(crate) signals: Vec<Text>,
     pub(crate) allow: Vec<Allowance>,
+    /// Where `spool = true` stands.
+    pub(crate) spool: Option<Place>,
     pub(crate) container: Option<ContainerTable>,
 }
 
@@ -59,6 +61,7 @@ impl LaunchTable {
                 .table("allow", "`allow` of a rule", findings)
                 .map(|table| Allowance::read(table, findings))
                 .unwrap_or_default(),
+            spool: table.true_at("spool", findings),
             container: {
                 let example = "[launch.container] with `name` and `user`";
                 table.require("container", example, findings);

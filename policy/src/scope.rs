@@ -379,7 +379,11 @@ impl Scope {
     }
 }
 
-fn written(text: &Text, findings: &mut Findings) -> Option<Vec<(std::ops::Range<usize>, Piece)>> {
+/// A text in pieces, or what about it is not understood.
+pub(crate) fn written(
+    text: &Text,
+    findings: &mut Findings,
+) -> Option<Vec<(std::ops::Range<usize>, Piece)>> {
     match pieces(&text.text) {
         Ok(pieces) => Some(pieces),
         Err(error) => {

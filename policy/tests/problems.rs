@@ -109,7 +109,7 @@ fn a_drop_in_adds_rules_and_overrides_nothing() {
         assert!(
             problems
                 .to_string()
-                .contains("a drop-in, which only adds rules, has no key"),
+                .contains("a drop-in, which only adds rules and spools, has no key"),
             "{problems}"
         );
     }
