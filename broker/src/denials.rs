@@ -50,7 +50,10 @@ impl Denials {
     /// Counts one more.
     pub fn add(&mut self, refusal: Refusal, asker: Asker) {
         let reason = refusal.reason;
-        let mut rule = refusal.rule.map(|rule| beginning(&rule, TEXT).to_owned());
+        let mut rule = refusal
+            .rule
+            .as_deref()
+            .map(|rule| beginning(rule, TEXT).to_owned());
         let known = |counts: &[DenialCount], rule: &Option<String>| {
             counts
                 .iter()
@@ -61,16 +64,7 @@ impl Denials {
             rule = None;
             at = known(&self.counts, &rule);
         }
-        let entry = DenialCount {
-            reason,
-            rule,
-            count: 1,
-            uid: asker.uid,
-            gid: asker.gid,
-            pid: asker.pid,
-            message: beginning(&refusal.message, MESSAGE).to_owned(),
-            launch: refusal.launch,
-        };
+        let entry = count(refusal, rule, asker);
         match at.and_then(|at| self.counts.get_mut(at)) {
             Some(last) => {
                 let count = last.count.saturating_add(1);
@@ -90,6 +84,50 @@ impl Denials {
     #[must_use]
     pub fn take(&mut self) -> Vec<DenialCount> {
         std::mem::take(&mut self.counts)
+    }
+}
+
+/// What is told of a line that was denied: each by itself, and with no process behind it.
+#[must_use]
+pub fn of_line(refusal: Refusal) -> DenialCount {
+    let rule = refusal
+        .rule
+        .as_deref()
+        .map(|rule| beginning(rule, TEXT).to_owned());
+    let nobody = Asker {
+        uid: 0,
+        gid: 0,
+        pid: 0,
+    };
+    count(refusal, rule, nobody)
+}
+
+/// One denial.
+fn count(refusal: Refusal, rule: Option<String>, asker: Asker) -> DenialCount {
+    DenialCount {
+        reason: refusal.reason,
+        rule,
+        count: 1,
+        uid: asker.uid,
+        gid: asker.gid,
+        pid: asker.pid,
+        message: beginning(&refusal.message, MESSAGE).to_owned(),
+        launch: refusal.launch,
+    }
+}
+
+/// What is told of a text that is no line.
+#[must_use]
+pub fn unreadable(command: &str, text: &[u8]) -> DeniedLaunch {
+    let text = String::from_utf8_lossy(text);
+    DeniedLaunch {
+        command: excerpt(command),
+        args: Some(Excerpt {
+            text: beginning(&text, ARGUMENTS).to_owned(),
+            bytes: length(text.len()),
+        }),
+        netns: None,
+        image: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The descriptors that the launcher hands over, and the check that they are what they should be.
 //!
-//! 0 and 1 are of no use, 2 is the log, 3 the listener, 4 the link, 5 the policy. Any further one would be a leak out of the
-//! privileged half into this one: it is closed before anything else is done.
+//! 0 and 1 are of no use, 2 is the log, 3 the listener, 4 the link, 5 the policy. An agent that has files alone has no
+//! listener: 3 is of no use then. Any further one would be a leak out of the privileged half into this one: it is closed
+//! before anything else is done.
 
 use portcullis_policy::Policy;
 use portcullis_wire::{AgentName, PolicyBundle, codec};
@@ -16,8 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// What was handed over.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// The agent's listening socket, non-blocking.
-    pub listener: OwnedFd,
+    /// The agent's listening socket, non-blocking, where it has one.
+    pub listener: Option<OwnedFd>,
     /// The socket to the launcher, non-blocking.
     pub link: OwnedFd,
     /// The compiled policy; nothing when there is none; a text when the launcher's policy does not compile here.
@@ -52,17 +53,20 @@ const LINK: RawFd = 4;
 const POLICY: RawFd = 5;
 
 impl Inheritance {
-    /// Takes the descriptors over and reads the policy.
+    /// Takes the descriptors over and reads the policy. `listens`: the listener is one; else it is closed.
     ///
     /// # Errors
     /// [`InheritanceError`].
-    pub fn take(agent: &str) -> Result<Self, InheritanceError> {
+    pub fn take(agent: &str, listens: bool) -> Result<Self, InheritanceError> {
         let [listener, link, policy] = take_over()?;
         let kind = |fd, what| move |why: String| InheritanceError::Kind { fd, what, why };
-        check_socket(listener.as_fd(), true).map_err(kind(
-            LISTENER,
-            "a listening SOCK_SEQPACKET socket of the Unix family",
-        ))?;
+        let listener = listens.then_some(listener);
+        if let Some(listener) = &listener {
+            check_socket(listener.as_fd(), true).map_err(kind(
+                LISTENER,
+                "a listening SOCK_SEQPACKET socket of the Unix family",
+            ))?;
+        }
         check_socket(link.as_fd(), false).map_err(kind(
             LINK,
             "a connected SOCK_SEQPACKET socket of the Unix family",

@@ -4,12 +4,16 @@
 //! again.
 
 use crate::bucket::Bucket;
-use crate::denials::{Refusal, denied};
+use crate::denials::{self, Refusal, denied};
 use portcullis_policy::{Decision, Denial, Peer, Policy, Rate, admits, decide};
+use portcullis_wire::line::{self, Line};
 use portcullis_wire::{
     Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Request, Response, codec, limits,
 };
 use std::time::{Duration, Instant};
+
+/// The id of the request that a line is made into. Nobody waits for an answer with it.
+const LINE: u64 = 1;
 
 /// Judges datagrams by one policy.
 #[derive(Debug)]
@@ -92,6 +96,54 @@ impl Judge {
             refusal.launch = Some(denied(launch));
         }
         verdict
+    }
+
+    /// Reads a line of a spool, and judges it: the request that it is, as a datagram for the launcher. Neither the policy's
+    /// rate nor the pace counts here: a line waits in the launcher's journal until there is room for it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is no line, or the policy does not allow it.
+    pub fn line(&self, dir: &str, command: &str, text: &[u8]) -> Result<Vec<u8>, Box<Refusal>> {
+        let refusal = |reason, rule, message, launch| {
+            Box::new(Refusal {
+                reason,
+                rule,
+                message,
+                launch: Some(launch),
+            })
+        };
+        let unreadable =
+            |reason, message| refusal(reason, None, message, denials::unreadable(command, text));
+        let Line { netns, args } =
+            line::read(text).map_err(|error| unreadable(error.reason(), error.to_string()))?;
+        let launch = Launch {
+            command: command.to_owned(),
+            args,
+            netns,
+            ..Launch::default()
+        };
+        let Some(policy) = &self.policy else {
+            let reason = Reason::PolicyUnavailable;
+            return Err(refusal(
+                reason,
+                None,
+                reason.text().to_owned(),
+                denied(&launch),
+            ));
+        };
+        let peer = Peer::Spool { dir: dir.into() };
+        if let Decision::Deny(denial) = decide(policy, &peer, &launch) {
+            let Denial {
+                reason,
+                rule,
+                message,
+                ..
+            } = denial;
+            return Err(refusal(reason, rule, message, denied(&launch)));
+        }
+        let body = Body::Launch(launch);
+        codec::encode(&Request { id: LINE, body })
+            .map_err(|error| unreadable(Reason::TooLarge, error.to_string()))
     }
 
     fn answer(

@@ -64,7 +64,7 @@ pub fn run() -> ExitCode {
 
 fn serve(options: &Options) -> Result<(), BrokerError> {
     let parent = rustix::process::getppid();
-    let inherited = Inheritance::take(options.agent.as_str())?;
+    let inherited = Inheritance::take(options.agent.as_str(), options.listens)?;
     let peer_identification = socket::peer_identification(&inherited.link);
     let confinement = Confinement::enter(&options.confinement, parent)?;
     // The runtime makes its descriptors now, and what is set up at first use is used once: nothing of that is possible later.

@@ -4,19 +4,24 @@
 //! is told about (connections, denials) may.
 
 use crate::socket;
-use portcullis_wire::{Directive, Order, codec};
+use portcullis_wire::{Directive, Order, codec, limits};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// The largest directive in bytes: a whole line and what says whose it is.
+const DIRECTIVE: usize = limits::LINE + 16 * 1024;
+
 /// The broker's end of the link.
 #[derive(Debug)]
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
+    buffer: RefCell<Vec<u8>>,
 }
 
 /// An order was not sent.
@@ -31,7 +36,7 @@ pub enum LinkError {
 }
 
 /// What the launcher says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// A directive.
     Directive(Directive),
@@ -49,6 +54,7 @@ impl Link {
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             socket: socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            buffer: RefCell::new(vec![0; DIRECTIVE]),
         })
     }
 
@@ -99,20 +105,19 @@ impl Link {
 
     /// Waits for what the launcher says.
     pub async fn hear(&self) -> Told {
-        // Larger than any directive: what is cut to this is none.
-        let mut buffer = [0; 64];
         loop {
             let Ok(mut ready) = self.socket.readable().await else {
                 return Told::Gone;
             };
+            let mut buffer = self.buffer.borrow_mut();
             match rustix::net::recv(
                 self.socket.as_fd(),
-                &mut buffer,
+                &mut buffer[..],
                 rustix::net::RecvFlags::DONTWAIT,
             ) {
                 Ok((0, _)) => return Told::Gone,
                 Ok((length, _)) => {
-                    let directive = buffer.get(..length).map(codec::decode::<Directive>);
+                    let directive = buffer.get(..length).map(codec::decode_owned::<Directive>);
                     return match directive {
                         Some(Ok(directive)) => Told::Directive(directive),
                         _ => Told::Nonsense,

@@ -8,6 +8,8 @@ use portcullis_wire::{AgentName, BadAgentName};
 pub struct Options {
     /// The agent whose socket this is.
     pub agent: AgentName,
+    /// Whether descriptor 3 is the agent's socket; else the agent has none, and its files alone are served.
+    pub listens: bool,
     /// What is asked of the sandbox.
     pub confinement: Requirements,
 }
@@ -54,11 +56,13 @@ impl Options {
     fn parse(mut words: lexopt::Parser) -> Result<Self, OptionsError> {
         use lexopt::prelude::*;
         let (mut agent, mut uid, mut gid, mut optional) = (None, None, None, Vec::new());
+        let mut listens = true;
         while let Some(word) = words.next()? {
             match word {
                 Long("agent") => agent = Some(AgentName::new(&words.value()?.string()?)?),
                 Long("uid") => uid = Some(words.value()?.parse()?),
                 Long("gid") => gid = Some(words.value()?.parse()?),
+                Long("no-listener") => listens = false,
                 Long("optional-layer") => {
                     let name = words.value()?.string()?;
                     optional.push(Layer::from_name(&name).ok_or(OptionsError::Layer(name))?);
@@ -68,6 +72,7 @@ impl Options {
         }
         Ok(Self {
             agent: agent.ok_or(OptionsError::Missing("--agent"))?,
+            listens,
             confinement: Requirements {
                 uid: uid.ok_or(OptionsError::Missing("--uid"))?,
                 gid: gid.ok_or(OptionsError::Missing("--gid"))?,

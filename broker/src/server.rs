@@ -6,7 +6,7 @@
 //! them busy costs its own agent alone.
 
 use crate::connection::Connection;
-use crate::denials::Asker;
+use crate::denials::{self, Asker};
 use crate::judgement::Judge;
 use crate::link::{Link, Told};
 use crate::service::Service;
@@ -53,14 +53,15 @@ const TURN: usize = 16;
 ///
 /// # Errors
 /// When the listener cannot be watched.
-pub async fn serve(listener: OwnedFd, link: Link, judge: Judge) -> io::Result<()> {
-    let listener = socket::watch(listener, Interest::READABLE)?;
+pub async fn serve(listener: Option<OwnedFd>, link: Link, judge: Judge) -> io::Result<()> {
+    let listener = listener.map(|listener| socket::watch(listener, Interest::READABLE));
+    let listener = listener.transpose()?;
     let ready = judge.ready();
     let service = Rc::new(Service::new(judge, link));
     if service.link.tell(&ready).await.is_err() {
         return Ok(());
     }
-    let accepting = spawn_local(accept(listener, Rc::clone(&service)));
+    let accepting = listener.map(|listener| spawn_local(accept(listener, Rc::clone(&service))));
     let shared = Rc::clone(&service);
     spawn_local(async move { shared.tell_connections().await });
     let shared = Rc::clone(&service);
@@ -75,13 +76,33 @@ pub async fn serve(listener: OwnedFd, link: Link, judge: Judge) -> io::Result<()
     loop {
         match service.link.hear().await {
             Told::Directive(Directive::Drain) => break,
+            Told::Directive(Directive::Line {
+                number,
+                dir,
+                command,
+                text,
+            }) => {
+                let judged = service.judge.borrow().line(&dir, &command, &text);
+                let order = match judged {
+                    Ok(ref datagram) => Order::Line { number, datagram },
+                    Err(refusal) => {
+                        let denial = denials::of_line(*refusal);
+                        Order::LineDenied { number, denial }
+                    }
+                };
+                if service.link.tell(&order).await.is_err() {
+                    return Ok(());
+                }
+            }
             Told::Nonsense => {}
             Told::Gone => return Ok(()),
         }
     }
-    accepting.abort();
-    // The task holds the listener: it is closed before the first connection ends.
-    let _ = accepting.await;
+    if let Some(accepting) = accepting {
+        accepting.abort();
+        // The task holds the listener: it is closed before the first connection ends.
+        let _ = accepting.await;
+    }
     service.end_all();
     let gone = async { while service.link.hear().await != Told::Gone {} };
     either(service.empty(), gone).await;

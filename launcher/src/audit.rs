@@ -5,12 +5,13 @@
 
 use crate::bucket::Bucket;
 use crate::cgroup::ContainerId;
-use portcullis_policy::Rate;
+use portcullis_policy::{Peer, Rate};
 use portcullis_wire::{DenialCount, Excerpt, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt;
@@ -80,16 +81,45 @@ pub struct Phases {
 }
 
 /// Whose request it was, as the kernel says.
-#[derive(Clone, Copy, Debug)]
-pub struct Who {
-    /// The peer's process, as the host numbers it.
-    pub pid: i32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// The container that its cgroup names, which it may have had a hand in.
-    pub container: Option<ContainerId>,
+#[derive(Clone, Debug)]
+pub enum Who {
+    /// A process that has connected.
+    Process {
+        /// Its number, as the host has it.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// The container that its cgroup names, which it may have had a hand in.
+        container: Option<ContainerId>,
+    },
+    /// Whoever can write in this spool's directory.
+    Spool(Arc<str>),
+}
+
+impl Who {
+    /// The same for the policy.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        match self {
+            Self::Process { pid, uid, gid, .. } => Peer::Process {
+                pid: *pid,
+                uid: *uid,
+                gid: *gid,
+            },
+            Self::Spool(dir) => Peer::Spool {
+                dir: Arc::clone(dir),
+            },
+        }
+    }
+
+    fn spool(&self) -> Option<&str> {
+        match self {
+            Self::Spool(dir) => Some(dir),
+            Self::Process { .. } => None,
+        }
+    }
 }
 
 /// What a record says of a request: escaped and cut.
@@ -148,7 +178,18 @@ pub struct Verdict<'a> {
 }
 
 /// Writes the record of one decision.
-pub fn record(agent: &str, who: Option<Who>, asked: &Asked, verdict: &Verdict<'_>, at: Phases) {
+pub fn record(agent: &str, who: Option<&Who>, asked: &Asked, verdict: &Verdict<'_>, at: Phases) {
+    let (mut peer, mut peer_container) = (None, None);
+    if let Some(Who::Process {
+        pid,
+        uid,
+        gid,
+        container,
+    }) = who
+    {
+        peer = Some((pid, uid, gid));
+        peer_container = container.as_ref().map(ContainerId::as_str);
+    }
     let since = |from: u64, to: u64| (from > 0 && to >= from).then(|| to - from);
     let answered = now();
     tracing::info!(
@@ -166,10 +207,11 @@ pub fn record(agent: &str, who: Option<Who>, asked: &Asked, verdict: &Verdict<'_
         container = verdict.container,
         image_id = verdict.image_id,
         pid = verdict.pid,
-        peer_pid = who.map(|w| w.pid),
-        peer_uid = who.map(|w| w.uid),
-        peer_gid = who.map(|w| w.gid),
-        peer_container = who.as_ref().and_then(|w| w.container.as_ref()).map(ContainerId::as_str),
+        peer_pid = peer.map(|p| p.0),
+        peer_uid = peer.map(|p| p.1),
+        peer_gid = peer.map(|p| p.2),
+        peer_container,
+        spool = who.and_then(Who::spool),
         generation = verdict.generation,
         decided_us = since(at.received, at.decided),
         prepared_us = since(at.decided, at.prepared),
@@ -184,8 +226,10 @@ pub fn record(agent: &str, who: Option<Who>, asked: &Asked, verdict: &Verdict<'_
 }
 
 /// Writes the record of denials that the broker answered itself; its words are as little trusted as a client's.
-pub fn record_broker(agent: &str, generation: &str, denied: &DenialCount) {
+/// `spool`: of a line in it, so that there is no process.
+pub fn record_broker(agent: &str, spool: Option<&str>, generation: &str, denied: &DenialCount) {
     let launch = denied.launch.as_ref();
+    let process = spool.is_none();
     let text = |excerpt: &Excerpt| cut_of(&excerpt.text, bytes(excerpt), TEXT);
     tracing::info!(
         target: "portcullis::audit",
@@ -198,9 +242,10 @@ pub fn record_broker(agent: &str, generation: &str, denied: &DenialCount) {
         args = launch.map(|l| l.args.as_ref().map(arguments).unwrap_or_default()),
         netns = launch.and_then(|l| l.netns.as_ref()).map(text),
         image = launch.and_then(|l| l.image.as_ref()).map(text),
-        peer_pid = denied.pid,
-        peer_uid = denied.uid,
-        peer_gid = denied.gid,
+        peer_pid = process.then_some(denied.pid),
+        peer_uid = process.then_some(denied.uid),
+        peer_gid = process.then_some(denied.gid),
+        spool,
         generation,
         detail = cut(&denied.message, 1024),
         by = "broker",
@@ -388,7 +433,7 @@ mod tests {
             netns: Some(excerpt("qdhcp-1", 7)),
             image: None,
         };
-        let line = logged(|| record_broker("blue", "g", &denial(launch, "m")));
+        let line = logged(|| record_broker("blue", None, "g", &denial(launch, "m")));
         for part in [
             r#""command":"dns\\nmasq… (300 bytes)""#,
             r#""args":"'--a' '' 'b c\\'' … (900 bytes)""#,
@@ -412,7 +457,8 @@ mod tests {
                 image: Some(long.clone()),
             };
             let (agent, generation) = ("x".repeat(32), "0".repeat(16));
-            let line = logged(|| record_broker(&agent, &generation, &denial(launch, &long.text)));
+            let line =
+                logged(|| record_broker(&agent, None, &generation, &denial(launch, &long.text)));
             assert_eq!(line.lines().count(), 1);
             assert!(line.len() < 8192, "{} with {text:?}", line.len());
         }

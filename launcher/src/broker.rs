@@ -1,6 +1,6 @@
 //! The untrusted half, as a child process: how it is started, what it is given, what is heard from it.
 //!
-//! It gets three descriptors (listener, link, policy) and nothing else of ours. What comes over the link is taken for an
+//! It gets three descriptors (listener, or nothing of use where the agent has none, link, policy) and nothing else of ours. What comes over the link is taken for an
 //! order only in form: [`service`](crate::service) decides again.
 
 use crate::host_config::{BrokerConfig, HostConfig, Layer};
@@ -130,7 +130,7 @@ impl Broker {
         binary: &Path,
         agent: &AgentName,
         config: &HostConfig,
-        listener: BorrowedFd<'_>,
+        listener: Option<BorrowedFd<'_>>,
         policy: &PolicyBundle,
     ) -> Result<Self, BrokerError> {
         let (uid, gid) = account(&config.broker)?;
@@ -138,6 +138,9 @@ impl Broker {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(step("make the link to the broker"))?;
         let policy = sealed(policy).map_err(step("hand the policy over in a memfd"))?;
+        let nothing = File::open("/dev/null").map_err(step("open /dev/null"))?;
+        let listens = listener.is_some();
+        let listener = listener.unwrap_or(nothing.as_fd());
         // Above 9, so that none of the three is overwritten by another on its way to 3, 4 and 5.
         let high = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 10);
         let given = [high(listener), high(theirs.as_fd()), high(policy.as_fd())];
@@ -155,6 +158,9 @@ impl Broker {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(writer);
+        if !listens {
+            command.arg("--no-listener");
+        }
         for layer in &config.broker.optional_layers {
             command.args(["--optional-layer", layer.name()]);
         }
@@ -210,16 +216,18 @@ impl Broker {
         (!text.is_empty()).then_some(text)
     }
 
+    /// Tells it something, if it has room for that. One that has not is busy, or gone, which its pidfd tells.
+    #[must_use]
+    pub fn direct(&self, directive: &Directive) -> bool {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        codec::encode_unbounded(directive)
+            .is_ok_and(|bytes| send(&self.link, &bytes, flags).is_ok())
+    }
+
     /// Tells it to take no more connections and to end when those it has are served.
     pub fn drain(&self) {
-        if let Ok(bytes) = codec::encode(&Directive::Drain) {
-            // A broker that cannot be told is gone, or will be ended with its launcher.
-            let _ = send(
-                &self.link,
-                &bytes,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            );
-        }
+        // A broker that cannot be told is gone, or will be ended with its launcher.
+        let _ = self.direct(&Directive::Drain);
     }
 
     /// Ends it at once.

@@ -1,7 +1,7 @@
 //! How often: a token bucket.
 
 use portcullis_policy::Rate;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Fills at a rate, holds at most that rate's count, gives one token an attempt.
 #[derive(Debug)]
@@ -20,13 +20,28 @@ impl Bucket {
         }
     }
 
+    /// When there is a token; now, if there is one.
+    #[must_use]
+    pub fn ready_at(&self, rate: Rate, now: Instant) -> Instant {
+        let missing = (1.0 - self.tokens_at(now, rate)).max(0.0);
+        let wait = missing * rate.per.as_secs_f64() / f64::from(rate.count);
+        // A day is the longest that any rate has; what cannot be told is asked again then.
+        now + Duration::try_from_secs_f64(wait).unwrap_or(Duration::from_secs(86_400))
+    }
+
+    fn tokens_at(&self, now: Instant, rate: Rate) -> f64 {
+        let most = f64::from(rate.count);
+        self.filled.map_or(most, |filled| {
+            let new =
+                now.saturating_duration_since(filled).as_secs_f64() * most / rate.per.as_secs_f64();
+            (self.tokens + new).min(most)
+        })
+    }
+
     /// Takes a token, if there is one.
     pub fn take(&mut self, rate: Rate) -> bool {
-        let (now, most) = (Instant::now(), f64::from(rate.count));
-        self.tokens = self.filled.map_or(most, |filled| {
-            let new = now.duration_since(filled).as_secs_f64() * most / rate.per.as_secs_f64();
-            (self.tokens + new).min(most)
-        });
+        let now = Instant::now();
+        self.tokens = self.tokens_at(now, rate);
         self.filled = Some(now);
         let one = self.tokens >= 1.0;
         if one {
@@ -39,7 +54,6 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn no_more_than_the_rates_count_at_once() {
@@ -50,5 +64,21 @@ mod tests {
         let mut bucket = Bucket::full();
         let taken = (0..10).filter(|_| bucket.take(rate)).count();
         assert_eq!(taken, 3);
+    }
+
+    #[test]
+    fn a_token_is_there_when_it_was_said_to_be() {
+        let rate = Rate {
+            count: 1,
+            per: Duration::from_millis(20),
+        };
+        let mut bucket = Bucket::full();
+        let now = Instant::now();
+        assert_eq!(bucket.ready_at(rate, now), now);
+        assert!(bucket.take(rate) && !bucket.take(rate));
+        let ready = bucket.ready_at(rate, Instant::now());
+        assert!(ready > Instant::now());
+        std::thread::sleep(ready - Instant::now() + Duration::from_millis(1));
+        assert!(bucket.take(rate));
     }
 }

@@ -34,10 +34,12 @@ mod records;
 mod refusal;
 mod requests;
 mod service;
+mod spool;
 pub mod staging;
 mod status;
 mod supervise;
 mod table;
+mod walk;
 mod workers;
 
 use engine::Engine;
@@ -48,6 +50,7 @@ use options::{Asked, Options};
 use records::Records;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service::Service;
+use spool::Journal;
 use staging::Staging;
 use std::error::Error;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -100,6 +103,8 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
         Err(error) => return Err(error.into()),
     };
     let records = Records::open(&options.state_dir)?;
+    let journal = Journal::open(&options.state_dir)
+        .map_err(|error| format!("the journal in {}: {error}", options.state_dir.display()))?;
     let runtime = &options.runtime_dir;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -110,9 +115,9 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
     let control_path = runtime.join("control.sock");
     let (agents, operators) = inherited.sort(&control_path)?;
     let listener = match (&options.listen, agents) {
-        (Some(path), _) => listener::bound(path, 0o666)?,
-        (None, Some(listener)) => listener,
-        (None, None) => return Err(listener::ListenerError::None.into()),
+        (Some(path), _) => Some(listener::bound(path, 0o666)?),
+        (None, Some(listener)) => Some(listener),
+        (None, None) => None,
     };
     let control = match operators {
         Some(control) => control,
@@ -136,7 +141,19 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
         },
     });
     let runtime = runtime.clone();
-    Service::new(options, config, Arc::clone(&host), listener, control)?.run()?;
+    let listens = listener.is_some();
+    let service = Service::new(
+        options,
+        config,
+        Arc::clone(&host),
+        listener,
+        control,
+        journal,
+    )?;
+    if !listens && service.serves_nobody() {
+        return Err(listener::ListenerError::None.into());
+    }
+    service.run()?;
     if !host.records.any_at_work()? {
         sweep_staging(&runtime, None);
     }

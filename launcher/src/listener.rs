@@ -18,7 +18,8 @@ const BACKLOG: i32 = 128;
 pub enum ListenerError {
     /// systemd gave none, and none is to be bound.
     #[error(
-        "no socket: start portcullis@AGENT.socket, which activates this service, or give --listen PATH"
+        "no socket, and no [[spool]] in the policy: start portcullis@AGENT.socket, which activates this service, or give \
+         --listen PATH"
     )]
     None,
     /// Not what it has to be.

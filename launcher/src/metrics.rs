@@ -18,6 +18,8 @@ const BOUNDS: [u64; 10] = [10, 50, 100, 250, 500, 1_000, 2_500, 10_000, 60_000, 
 pub(crate) struct Counts {
     answers: BTreeMap<(&'static str, Option<Reason>, &'static str), u64>,
     launches: Histogram,
+    /// Lines that were taken from spools.
+    pub(crate) lines: u64,
     /// Containers that have ended.
     pub(crate) ended: u64,
     /// Brokers that were started.
@@ -108,6 +110,24 @@ impl Service {
             "gauge",
             "Requests that wait for an answer.",
             self.table.in_flight(),
+        );
+        text.one(
+            "spool_lines_taken",
+            "counter",
+            "Lines that were taken from spools.",
+            counts.lines,
+        );
+        text.one(
+            "spool_lines_waiting",
+            "gauge",
+            "Lines in the journal, of which it is not known yet what comes of them.",
+            self.lines.waiting(),
+        );
+        text.one(
+            "spool_problems",
+            "gauge",
+            "Spools that cannot be taken from.",
+            self.spools.problems(),
         );
         text.one(
             "brokers_started",

@@ -126,7 +126,7 @@ impl Service {
                 pid,
                 reused,
             };
-            self.unread.answer(pending.client, pending.id, reply);
+            self.reply(pending, reply);
         }
         entry.stage = Stage::Running(live);
         let next = mem::take(&mut entry.next);
@@ -184,8 +184,7 @@ impl Service {
                 let denial = self.own_denial(reason, rule, &message);
                 self.audit_failed(&pending, "denied", reason, &message, &detail);
                 self.counts.answered("denied", Some(reason), "launcher", 1);
-                self.unread
-                    .answer(pending.client, pending.id, denial.reply());
+                self.reply(pending, denial.reply());
             } else {
                 self.answer_failed(pending, exited.clone(), reason, &message, &detail);
             }
@@ -214,8 +213,7 @@ impl Service {
             message: message.to_owned(),
             output,
         };
-        self.unread
-            .answer(pending.client, pending.id, Reply::Failed(failure));
+        self.reply(pending, Reply::Failed(failure));
     }
 
     fn audit_failed(

@@ -22,10 +22,10 @@ impl Service {
     /// Begins or ends to turn clients away.
     pub(crate) fn turn_clients_away(&mut self, now: bool) {
         self.turn_away_at = None;
-        if now == self.turning_away {
+        let Some(listener) = self.listener.as_ref().filter(|_| now != self.turning_away) else {
             return;
-        }
-        let listener = self.listener.as_fd();
+        };
+        let listener = listener.as_fd();
         let done = if now {
             // A broker sets this, too, and none has come so far; the socket is the same.
             rustix::io::ioctl_fionbio(listener, true)
@@ -51,7 +51,10 @@ impl Service {
             return;
         };
         for _ in 0..TURN {
-            let client = match accept(self.listener.as_fd()) {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            let client = match accept(listener.as_fd()) {
                 Ok(Some(client)) => client,
                 Ok(None) => return,
                 Err(_) => break,

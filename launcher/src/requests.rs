@@ -7,7 +7,7 @@ use crate::audit::{self, Asked, Phases, Verdict, Who, now};
 use crate::cgroup;
 use crate::peer;
 use crate::service::Service;
-use crate::table::{Chosen, Entry, Live, Pending, Stage};
+use crate::table::{Chosen, Entry, Live, Pending, ReplyTo, Stage};
 use crate::workers::Task;
 use portcullis_policy::{Decision, Denial, LaunchPlan, Peer, decide};
 use portcullis_wire::{Attach, Body, Launch, Reason, Reply, codec};
@@ -43,11 +43,12 @@ impl Service {
         let arrived = now();
         let container = cgroup::container_of(peer.pid);
         let pending = Pending {
-            client,
+            to: ReplyTo::Client(client),
             id: request.id,
+            arrival: self.next_arrival(),
             asked: Asked::of(&launch),
             launch,
-            who: Who {
+            who: Who::Process {
                 pid: peer.pid,
                 uid: peer.uid,
                 gid: peer.gid,
@@ -71,7 +72,7 @@ impl Service {
     }
 
     /// Decides, and counts what is limited.
-    fn consider(&mut self, mut pending: Pending) {
+    pub(crate) fn consider(&mut self, mut pending: Pending) {
         let Some(policy) = self.policy.clone() else {
             let message = "there is no usable policy; the launcher's log says why";
             return self.deny(
@@ -91,22 +92,13 @@ impl Service {
         let in_flight = self.table.in_flight() + self.before_recovery.len();
         if in_flight >= usize::try_from(limits.in_flight).unwrap_or(usize::MAX) {
             let message = format!("{in_flight} requests are under way; the policy allows no more");
-            return self.deny(
-                pending,
-                &self.own_denial(Reason::LimitInFlight, None, &message),
-            );
+            return self.over_limit(pending, Reason::LimitInFlight, &message);
         }
         if !self.bucket.take(limits.launches) {
             let message = "the policy's [limits] launches is used up for now";
-            return self.deny(pending, &self.own_denial(Reason::LimitRate, None, message));
+            return self.over_limit(pending, Reason::LimitRate, message);
         }
-        let who = pending.who;
-        let peer = Peer::Process {
-            uid: who.uid,
-            gid: who.gid,
-            pid: who.pid,
-        };
-        match decide(&policy, &peer, &pending.launch) {
+        match decide(&policy, &pending.who.peer(), &pending.launch) {
             Decision::Deny(denial) => self.deny(pending, &denial),
             Decision::Allow(plan) => {
                 pending.at.decided = now();
@@ -122,6 +114,7 @@ impl Service {
             name: plan.name().to_owned(),
             generation: self.generation().to_owned(),
         });
+        self.supersede_lines(plan.name(), pending.arrival);
         if !self.recovered {
             self.before_recovery.push(pending);
             return;
@@ -227,8 +220,15 @@ impl Service {
         }
         self.counts
             .answered("denied", Some(denial.reason), "launcher", 1);
-        self.unread
-            .answer(pending.client, pending.id, denial.reply());
+        self.reply(pending, denial.reply());
+    }
+
+    /// There is no room at this moment: a client is told so, and a line waits.
+    fn over_limit(&mut self, pending: Pending, reason: Reason, message: &str) {
+        match pending.to {
+            ReplyTo::Client(_) => self.deny(pending, &self.own_denial(reason, None, message)),
+            ReplyTo::Line(_) => self.answer_busy(pending, message),
+        }
     }
 
     /// Answers `peer` to somebody who cannot be known: whoever has the other end of the connection.
@@ -268,7 +268,7 @@ impl Service {
         });
         self.counts.answered("busy", None, "launcher", 1);
         let reply = Reply::Busy { retry_after: RETRY };
-        self.unread.answer(pending.client, pending.id, reply);
+        self.reply(pending, reply);
     }
 
     /// Looks anew at requests that waited for something to be over.
@@ -276,12 +276,6 @@ impl Service {
         for mut pending in waited {
             // What was decided before is out of date.
             pending.plan = None;
-            let who = pending.who;
-            let peer = Peer::Process {
-                uid: who.uid,
-                gid: who.gid,
-                pid: who.pid,
-            };
             let Some(policy) = self.policy.clone() else {
                 let message = "there is no usable policy; the launcher's log says why";
                 self.deny(
@@ -291,7 +285,7 @@ impl Service {
                 continue;
             };
             // The policy may have changed meanwhile; its present generation decides.
-            match decide(&policy, &peer, &pending.launch) {
+            match decide(&policy, &pending.who.peer(), &pending.launch) {
                 Decision::Allow(plan) => self.place(pending, plan),
                 Decision::Deny(denial) => self.deny(pending, &denial),
             }
@@ -314,7 +308,7 @@ impl Service {
         });
         audit::record(
             agent,
-            Some(pending.who),
+            Some(&pending.who),
             &pending.asked,
             &verdict,
             pending.at,
@@ -336,7 +330,7 @@ impl Service {
             .map_or("", |policy| policy.generation())
     }
 
-    fn blank(&self) -> Verdict<'_> {
+    pub(crate) fn blank(&self) -> Verdict<'_> {
         Verdict {
             word: "failed",
             reason: None,

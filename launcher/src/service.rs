@@ -12,14 +12,15 @@ use crate::notify::Manager;
 use crate::operator::Operator;
 use crate::options::Options;
 use crate::pidfd::Pidfd;
+use crate::spool::{Journal, Lines, Spools};
 use crate::status::Status;
 use crate::supervise::{Child, PAUSE};
-use crate::table::{Pending, Table};
+use crate::table::{Pending, ReplyTo, Table};
 use crate::workers::{Task, Workers};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use portcullis_policy::Policy;
-use portcullis_wire::PolicyBundle;
+use portcullis_wire::{PolicyBundle, Reply};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use std::io;
@@ -34,6 +35,8 @@ pub(crate) mod key {
     pub(crate) const WORKERS: u64 = 1;
     pub(crate) const OPERATOR: u64 = 2;
     pub(crate) const CLIENTS: u64 = 3;
+    pub(crate) const WATCHES: u64 = 4;
+    pub(crate) const TAKERS: u64 = 5;
     /// A broker's link is `BROKER` + 4 n, its pidfd one more, its descriptor 2 another one.
     pub(crate) const BROKER: u64 = 1 << 32;
     pub(crate) const CONNECTION: u64 = 1 << 40;
@@ -63,7 +66,10 @@ pub(crate) struct Service {
     pub(crate) next_key: u64,
     pub(crate) operator: Operator,
     pub(crate) bundle: PolicyBundle,
-    pub(crate) listener: OwnedFd,
+    pub(crate) listener: Option<OwnedFd>,
+    pub(crate) spools: Spools,
+    pub(crate) lines: Lines,
+    arrivals: u64,
     pub(crate) signals: SignalFd,
     pub(crate) children: Vec<Child>,
     pub(crate) start_at: Option<Instant>,
@@ -83,8 +89,9 @@ impl Service {
         options: Options,
         config: HostConfig,
         host: Arc<Host>,
-        listener: OwnedFd,
+        listener: Option<OwnedFd>,
         control: OwnedFd,
+        journal: Journal,
     ) -> io::Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
@@ -118,6 +125,9 @@ impl Service {
             operator: Operator::new(control),
             bundle,
             listener,
+            spools: Spools::new(journal)?,
+            lines: Lines::default(),
+            arrivals: 0,
             signals,
             children: Vec::new(),
             start_at: None,
@@ -133,6 +143,9 @@ impl Service {
         service.add(key::SIGNALS, service.signals.as_fd())?;
         service.add(key::WORKERS, service.workers.wake())?;
         service.add(key::OPERATOR, service.operator.listener())?;
+        for (key, fd) in service.spools.descriptors() {
+            service.add(key, fd.as_fd())?;
+        }
         if let Err(problem) = service.load_policy() {
             service.status.policy_is_broken = true;
             tracing::error!(
@@ -142,6 +155,11 @@ impl Service {
             );
         }
         Ok(service)
+    }
+
+    /// Whether a policy is in force that has no spool: without a listener there is nothing to wait for.
+    pub(crate) fn serves_nobody(&self) -> bool {
+        self.policy.is_some() && !self.spools.any()
     }
 
     /// Serves until idle for long enough, or told to stop.
@@ -190,6 +208,8 @@ impl Service {
             }
             key::OPERATOR => self.operator_connects(),
             key::CLIENTS => self.client_is_turned_away(),
+            key::WATCHES => self.spools_are_touched(),
+            key::TAKERS => self.takers_tell(),
             key::MAIN.. => self.ended(key),
             key::CONNECTION.. => self.operator_asks(key, buffer),
             _ => self.broker_tells(key, buffer),
@@ -219,6 +239,8 @@ impl Service {
                 dues.push(Some(child.since + GRACE));
             }
         }
+        dues.push(self.look_at_spools(now));
+        dues.push(self.hand_lines_on(now));
         if self.busy() {
             self.idle_since = now;
         } else {
@@ -250,6 +272,9 @@ impl Service {
             || !self.unread.is_empty()
             || self.operator.connected()
             || self.start_at.is_some()
+            // The service manager loses what happens to a file between the end of a service and its own next watch.
+            || self.spools.any()
+            || self.lines.waiting() > 0
             || self
                 .children
                 .iter()
@@ -293,8 +318,11 @@ impl Service {
             waiting.append(&mut entry.next);
         }
         for pending in waiting {
-            let reply = portcullis_wire::Reply::Busy { retry_after: 500 };
-            self.unread.answer(pending.client, pending.id, reply);
+            // A line stays in the journal, for the next life.
+            if let ReplyTo::Client(client) = pending.to {
+                let reply = Reply::Busy { retry_after: 500 };
+                self.unread.answer(client, pending.id, reply);
+            }
         }
     }
 
@@ -322,6 +350,20 @@ impl Service {
             epoll::EventData::new_u64(key),
             epoll::EventFlags::IN,
         )?)
+    }
+
+    /// Answers a request.
+    pub(crate) fn reply(&mut self, pending: Pending, reply: Reply) {
+        match pending.to {
+            ReplyTo::Client(client) => self.unread.answer(client, pending.id, reply),
+            ReplyTo::Line(_) => self.line_is_answered(pending, &reply),
+        }
+    }
+
+    /// The number of the next request.
+    pub(crate) fn next_arrival(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
     }
 
     /// Has the end of a main process told.

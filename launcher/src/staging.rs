@@ -8,7 +8,6 @@
 mod area;
 mod error;
 mod resolve;
-mod walk;
 
 pub use error::StagingError;
 pub use resolve::Namespace;

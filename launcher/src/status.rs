@@ -60,6 +60,9 @@ impl Service {
         if self.status.policy_is_broken {
             parts.push("the policy on disk is broken, see the log".to_owned());
         }
+        if let Some(problem) = self.spools.problem() {
+            parts.push(format!("a spool cannot be taken from: {problem}"));
+        }
         let generation = self.policy.as_ref().map(|policy| policy.generation());
         parts.push(format!("policy {}", generation.unwrap_or("none")));
         parts.push(format!(
@@ -69,6 +72,9 @@ impl Service {
             self.counts.of("denied"),
             self.counts.of("failed"),
         ));
+        if self.lines.waiting() > 0 {
+            parts.push(format!("{} lines wait", self.lines.waiting()));
+        }
         let confinement = self.confinement();
         if !confinement.layers.is_empty() {
             parts.push(format!("sandbox: {}", confinement.layers.join(" ")));

@@ -48,6 +48,7 @@ impl Service {
             Policy::load(&self.options.agent, &files).map_err(|problems| problems.to_string())?;
         self.policy = Some(Rc::new(policy));
         self.bundle.files = files;
+        self.follow_spools();
         Ok(())
     }
 
@@ -86,7 +87,7 @@ impl Service {
         if self.stopping.is_some() {
             return;
         }
-        let (options, listener) = (&self.options, self.listener.as_fd());
+        let (options, listener) = (&self.options, self.listener.as_ref().map(AsFd::as_fd));
         let started = Broker::start(
             &options.broker,
             &options.agent,
@@ -208,6 +209,16 @@ impl Service {
                     child.broker.connections = number;
                 }
             }
+            Order::Line { number, datagram } => {
+                let broker = self.children.get(at).map_or(0, |child| child.key);
+                return self.line_is_allowed(broker, number, datagram);
+            }
+            Order::LineDenied { number, denial } => {
+                let child = self.children.get(at);
+                let broker = child.map_or(0, |child| child.key);
+                let generation = child.map_or_else(String::new, |child| child.generation.clone());
+                return self.line_is_denied(broker, &generation, number, &denial);
+            }
             Order::Denied(list) => {
                 // Each is a record in the audit log, and nothing that a broker does may drown the others.
                 if list.len() > KINDS {
@@ -227,7 +238,7 @@ impl Service {
                         .answered("denied", reason, "broker", denied.count);
                     if few {
                         let agent = self.options.agent.as_str();
-                        crate::audit::record_broker(agent, generation, denied);
+                        crate::audit::record_broker(agent, None, generation, denied);
                     } else {
                         self.denial_records.count(denied.count);
                     }
@@ -295,7 +306,9 @@ impl Service {
         let status = child.broker.ended();
         child.pass_words_on(self.options.agent.as_str());
         let replaced = self.children.iter().any(|c| c.key > child.key);
-        if child.draining || replaced || self.stopping.is_some() {
+        let expected = child.draining || replaced || self.stopping.is_some();
+        self.broker_had_a_line(child.key, expected);
+        if expected {
             return self.reload_is_over();
         }
         let agent = self.options.agent.as_str();

@@ -3,19 +3,31 @@
 use crate::audit::{Asked, Phases, Who};
 use crate::container::Main;
 use crate::records::Record;
+use crate::spool::Line;
 use portcullis_policy::LaunchPlan;
 use portcullis_wire::{Container, Launch, State, Target};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+/// Where an answer goes.
+#[derive(Debug)]
+pub(crate) enum ReplyTo {
+    /// To the client, on its connection.
+    Client(OwnedFd),
+    /// To nobody: it ends a line of the journal, or has it tried again.
+    Line(Line),
+}
+
 /// A request that was understood, and where its answer goes.
 #[derive(Debug)]
 pub struct Pending {
-    /// The client's connection.
-    pub client: OwnedFd,
+    /// Where the answer goes.
+    pub(crate) to: ReplyTo,
     /// The request's id.
     pub id: u64,
+    /// Grows from request to request.
+    pub(crate) arrival: u64,
     /// The request.
     pub launch: Launch,
     /// The peer.

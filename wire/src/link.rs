@@ -27,6 +27,20 @@ pub enum Order<'a> {
     Denied(Vec<DenialCount>),
     /// How many connections are open now.
     Connections(u32),
+    /// A line that the policy allows, as the request that it is.
+    Line {
+        /// The line's number, as the directive had it.
+        number: u64,
+        /// The request.
+        datagram: &'a [u8],
+    },
+    /// A line that is none, or that the policy does not allow.
+    LineDenied {
+        /// The line's number, as the directive had it.
+        number: u64,
+        /// Why. There is no process behind it: its peer is 0.
+        denial: DenialCount,
+    },
 }
 
 /// Denials of one kind within about a second.
@@ -74,10 +88,21 @@ pub struct Excerpt {
 }
 
 /// From the launcher to the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Directive {
     /// Take no more connections, serve what has arrived on those there are, close them, exit.
     Drain,
+    /// Read a line of a spool, and judge it. Answered with [`Order::Line`] or [`Order::LineDenied`].
+    Line {
+        /// For the answer.
+        number: u64,
+        /// The spool's directory, as the policy has it.
+        dir: String,
+        /// The spool's command.
+        command: String,
+        /// The line, without its end: at most [`LINE`](crate::limits::LINE) bytes of an agent's.
+        text: Vec<u8>,
+    },
 }
 
 /// The policy as the launcher hands it to the broker, in a sealed memfd.

@@ -2,7 +2,7 @@
 //! (see `walk`), and nothing beneath it: what a descriptor says counts, a name is never asked twice.
 
 use super::StagingError;
-use super::walk::walk;
+use crate::walk::{kind, walk};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::fs;
@@ -164,19 +164,6 @@ fn is_kernel_thread(stat: &str) -> bool {
     flags
         .and_then(|flags| flags.parse::<u32>().ok())
         .is_some_and(|flags| flags & PF_KTHREAD != 0)
-}
-
-fn kind(file: FileType) -> &'static str {
-    match file {
-        FileType::RegularFile => "a regular file",
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice => "a character device",
-        FileType::BlockDevice => "a block device",
-        FileType::Unknown => "of an unknown kind",
-    }
 }
 
 /// The `CLONE_NEW*` flag that makes namespaces of this one's type.

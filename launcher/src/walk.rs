@@ -16,17 +16,17 @@ use std::path::Path;
 const LINKS: usize = 40;
 
 /// Where the way led.
-pub(super) struct Arrived {
+pub(crate) struct Arrived {
     /// What is there, opened with `O_PATH`.
-    pub(super) fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// What it is.
-    pub(super) stat: Stat,
+    pub(crate) stat: Stat,
     /// Every directory on the way was root's alone: only root can have decided what is there.
-    pub(super) operators: bool,
+    pub(crate) operators: bool,
 }
 
 /// Walks an absolute path.
-pub(super) fn walk(path: &Path) -> Result<Arrived, Errno> {
+pub(crate) fn walk(path: &Path) -> Result<Arrived, Errno> {
     let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = || rustix::fs::open("/", place, Mode::empty());
     let mut left = components(path.as_os_str().as_bytes());
@@ -66,6 +66,20 @@ pub(super) fn walk(path: &Path) -> Result<Arrived, Errno> {
         stat,
         operators,
     })
+}
+
+/// What kind of file that is, in words.
+pub(crate) fn kind(file: FileType) -> &'static str {
+    match file {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "of an unknown kind",
+    }
 }
 
 fn components(path: &[u8]) -> VecDeque<Vec<u8>> {

@@ -1,0 +1,397 @@
+//! The file and timestamp transport: lines that agents leave in files, on the same way as datagrams.
+//!
+//! A thread for each spool of the policy takes lines into the journal, when something is written there, at the start, and
+//! every minute in case nobody was told. From there they are handed to the broker one by one, which reads and judges them,
+//! and are then requests like any other; what becomes of each ends it, or has it tried again.
+
+mod journal;
+mod lines;
+mod taker;
+
+pub(crate) use journal::Journal;
+pub(crate) use lines::{Line, Lines};
+
+use crate::audit::{self, Asked, Phases, Verdict, Who};
+use crate::service::{Service, key};
+use portcullis_policy::Spool;
+use portcullis_wire::Launch;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+use taker::{TakeError, Taken, Taker};
+
+/// A thread's stack in bytes.
+const STACK: usize = 256 * 1024;
+/// A spool is looked at so often although nothing is told of it: some file systems tell nothing.
+const LOOK: Duration = Duration::from_secs(60);
+/// The shortest pause between two looks at a spool, and during which nothing that is told is listened to: whoever touches
+/// files all the time costs the host no more than that.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The pause before what could not be taken is tried again, which doubles.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A lock that is held for so long is told of: the field's wrappers give up after it.
+const HELD: Duration = Duration::from_secs(10);
+
+/// The spools of the policy in force.
+#[derive(Debug)]
+pub(crate) struct Spools {
+    journal: Arc<Journal>,
+    watches: Arc<OwnedFd>,
+    /// Until then nothing that is told is listened to.
+    deaf_until: Option<Instant>,
+    wake: Arc<OwnedFd>,
+    tell: Sender<(u64, Result<Taken, TakeError>)>,
+    outcomes: Receiver<(u64, Result<Taken, TakeError>)>,
+    /// By numbers that are never used again.
+    watched: BTreeMap<u64, Watched>,
+    next: u64,
+    /// What was left of an earlier life's takes was looked for.
+    adopted: bool,
+}
+
+/// One spool, and how its taker is doing.
+#[derive(Debug)]
+struct Watched {
+    spool: Spool,
+    ask: Sender<()>,
+    ended: Arc<AtomicBool>,
+    watch: Option<i32>,
+    /// When it was asked to take, while it has not.
+    asked: Option<Instant>,
+    look_at: Instant,
+    pause: Duration,
+    problem: Option<String>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Its thread may wait for the lock, and must then take nothing any more. It ends when it cannot be asked again.
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Spools {
+    pub(crate) fn new(journal: Journal) -> io::Result<Self> {
+        let (tell, outcomes) = channel();
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        Ok(Self {
+            journal: Arc::new(journal),
+            watches: Arc::new(inotify::init(flags)?),
+            deaf_until: None,
+            wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
+            tell,
+            outcomes,
+            watched: BTreeMap::new(),
+            next: 0,
+            adopted: false,
+        })
+    }
+
+    /// What is readable when something happened in a spool, and when a taker is done.
+    pub(crate) fn descriptors(&self) -> [(u64, &OwnedFd); 2] {
+        [(key::WATCHES, &self.watches), (key::TAKERS, &self.wake)]
+    }
+
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// How many cannot be taken from now.
+    pub(crate) fn problems(&self) -> usize {
+        let troubled = |watched: &&Watched| watched.problem.is_some();
+        self.watched.values().filter(troubled).count()
+    }
+
+    /// The first of those, for the status line.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.watched.values().find_map(|w| w.problem.as_deref())
+    }
+
+    fn add(&mut self, spool: &Spool) -> io::Result<()> {
+        let (ask, asked) = channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut taker = Taker {
+            spool: spool.clone(),
+            journal: Arc::clone(&self.journal),
+            watches: Arc::clone(&self.watches),
+            ended: Arc::clone(&ended),
+            unsure: true,
+        };
+        let (number, tell, wake) = (self.next, self.tell.clone(), Arc::clone(&self.wake));
+        let thread = std::thread::Builder::new()
+            .name("taker".to_owned())
+            .stack_size(STACK);
+        thread.spawn(move || {
+            while asked.recv().is_ok() {
+                if tell.send((number, taker.take())).is_err() {
+                    return;
+                }
+                let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+            }
+        })?;
+        self.next += 1;
+        let watched = Watched {
+            spool: spool.clone(),
+            ask,
+            ended,
+            watch: None,
+            asked: None,
+            look_at: Instant::now(),
+            pause: AGAIN.0,
+            problem: None,
+        };
+        self.watched.insert(number, watched);
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Watches the spools of the policy in force, and no other.
+    pub(crate) fn follow_spools(&mut self) {
+        let Some(policy) = self.policy.clone() else {
+            return;
+        };
+        let wanted = policy.spools();
+        let watches = &self.spools.watches;
+        self.spools.watched.retain(|_, watched| {
+            let stays = wanted.contains(&watched.spool);
+            if let Some(watch) = watched.watch.filter(|_| !stays) {
+                // Another one may have the same directory by now, and watches it anew with its first look.
+                let _ = inotify::remove_watch(watches, watch);
+            }
+            stays
+        });
+        for spool in wanted {
+            if self.spools.watched.values().any(|w| w.spool == *spool) {
+                continue;
+            }
+            if let Err(error) = self.spools.add(spool) {
+                tracing::error!(
+                    agent = self.options.agent.as_str(), spool = &*spool.dir, %error,
+                    "no thread for a spool: reload this service when the host has room"
+                );
+            }
+        }
+        if !self.spools.adopted {
+            self.spools.adopted = true;
+            self.adopt_takes(wanted);
+        }
+    }
+
+    /// Takes up what an earlier life left. What may still be in a spool's file, too, is that spool's taker's to finish.
+    fn adopt_takes(&mut self, wanted: &[Spool]) {
+        let agent = self.options.agent.as_str();
+        let journal = &self.spools.journal;
+        let orphan = |dir: &str| !wanted.iter().any(|spool| *spool.dir == *dir);
+        let finished = journal.unfinished(orphan).and_then(|mut takes| {
+            // Nobody reads that file any more, so there is nothing to be taken twice.
+            takes.iter_mut().try_for_each(|take| journal.finish(take))
+        });
+        let path = journal.path().display().to_string();
+        match finished.and_then(|()| journal.load()) {
+            Ok(takes) => {
+                for take in takes {
+                    match take {
+                        Ok(take) => self.lines.add(take),
+                        Err(error) => {
+                            tracing::error!(agent, path, %error, "a part of the journal cannot be read, and stays");
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::error!(
+                agent, path, %error,
+                "the journal cannot be read, so the lines in it wait: mend it, and restart this service"
+            ),
+        }
+    }
+
+    /// Something happened in a directory that is watched.
+    pub(crate) fn spools_are_touched(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.spools.watches, &mut buffer);
+        let now = Instant::now();
+        // As much as was read at once; what is left is still there after the pause.
+        loop {
+            let (watch, touched) = match reader.next() {
+                Ok(event) => {
+                    let names = [Spool::PROCESSES, Spool::TIMESTAMP];
+                    let name = event.file_name().and_then(|name| name.to_str().ok());
+                    let overflow = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                    let watch = (!overflow).then(|| event.wd());
+                    (
+                        watch,
+                        overflow || name.is_some_and(|name| names.contains(&name)),
+                    )
+                }
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            };
+            for watched in self.spools.watched.values_mut() {
+                if touched && (watch.is_none() || watched.watch == watch) {
+                    // What is wrong with it is told no more often than that, whatever its agent does.
+                    let wait = watched.problem.as_ref().map_or(Duration::ZERO, |_| AGAIN.0);
+                    watched.look_at = watched.look_at.min(now + wait);
+                }
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        if epoll::delete(&self.epoll, &self.spools.watches).is_ok() {
+            self.spools.deaf_until = Some(now + PAUSE);
+        }
+    }
+
+    /// A taker is done.
+    pub(crate) fn takers_tell(&mut self) {
+        let _ = rustix::io::read(&self.spools.wake, &mut [0; 8]);
+        while let Ok((number, taken)) = self.spools.outcomes.try_recv() {
+            self.taken(number, taken);
+        }
+    }
+
+    fn taken(&mut self, number: u64, taken: Result<Taken, TakeError>) {
+        let agent = self.options.agent.as_str().to_owned();
+        let now = Instant::now();
+        let (mut taken, error) = match taken {
+            Ok(taken) => (taken, None),
+            Err(error) => (Taken::default(), Some(error.to_string())),
+        };
+        for take in taken.takes.drain(..) {
+            let (spool, lines) = (take.dir.to_string(), take.waiting().len());
+            tracing::info!(agent, spool, lines, "lines were taken");
+            self.counts.lines += lines as u64;
+            self.lines.add(take);
+        }
+        // Its spool may be none of the policy's any more; what was taken is taken.
+        let Some(watched) = self.spools.watched.get_mut(&number) else {
+            return;
+        };
+        let spool = watched.spool.clone();
+        watched.asked = None;
+        if let Some(watch) = taken.watch {
+            let old = watched.watch.replace(watch).filter(|old| *old != watch);
+            if let Some(old) = old {
+                // The directory was made anew.
+                let _ = inotify::remove_watch(&self.spools.watches, old);
+            }
+        }
+        // What was told while it was at work is older than `now`, and has to be looked for after the pause.
+        let told = watched.look_at <= now;
+        match &error {
+            None => {
+                watched.pause = AGAIN.0;
+                watched.look_at = now + if told { PAUSE } else { LOOK };
+            }
+            Some(_) => {
+                watched.look_at = now + watched.pause;
+                watched.pause = (watched.pause * 2).min(AGAIN.1);
+            }
+        }
+        for dropped in taken.dropped {
+            let launch = Launch {
+                command: spool.command.to_string(),
+                args: vec![dropped.text],
+                ..Launch::default()
+            };
+            let verdict = Verdict {
+                word: "denied",
+                reason: Some(dropped.reason),
+                detail: &dropped.why,
+                ..self.blank()
+            };
+            let who = Who::Spool(Arc::clone(&spool.dir));
+            audit::record(
+                &agent,
+                Some(&who),
+                &Asked::of(&launch),
+                &verdict,
+                Phases::default(),
+            );
+            let reason = Some(dropped.reason);
+            self.counts.answered("denied", reason, "launcher", 1);
+        }
+        self.spool_is(number, error);
+    }
+
+    /// Says what is wrong with a spool, or that nothing is any more.
+    fn spool_is(&mut self, number: u64, problem: Option<String>) {
+        let Some(watched) = self.spools.watched.get_mut(&number) else {
+            return;
+        };
+        let (agent, spool) = (self.options.agent.as_str(), &*watched.spool.dir);
+        match &problem {
+            // Whatever an agent does to it, that is one line for each look, and looks after an error are rare.
+            Some(problem) if watched.problem.as_ref() != Some(problem) => tracing::error!(
+                agent,
+                spool,
+                "nothing can be taken from a spool, and it is tried again: {problem}"
+            ),
+            None if watched.problem.is_some() => {
+                tracing::info!(agent, spool, "the spool can be taken from again");
+            }
+            _ => {}
+        }
+        self.status.outdated |= watched.problem != problem;
+        watched.problem = problem;
+    }
+
+    /// Has lines taken where it is time; says when it is time again.
+    pub(crate) fn look_at_spools(&mut self, now: Instant) -> Option<Instant> {
+        if self.stopping.is_some() {
+            return None;
+        }
+        let mut next = None;
+        if let Some(until) = self.spools.deaf_until {
+            if until <= now && self.add(key::WATCHES, self.spools.watches.as_fd()).is_ok() {
+                self.spools.deaf_until = None;
+            } else {
+                next = Some(until.max(now + PAUSE / 5));
+            }
+        }
+        let room = self.lines.have_room();
+        let mut held = Vec::new();
+        for (number, watched) in &mut self.spools.watched {
+            let due = match watched.asked {
+                None if watched.look_at > now => watched.look_at,
+                // Lines stay where they are until those before them are done.
+                None if !room => now + AGAIN.0,
+                None => {
+                    // Whatever is told from now on is to be looked for once more.
+                    watched.look_at = now + LOOK;
+                    let _ = watched.ask.send(());
+                    watched.asked = Some(now);
+                    now + HELD
+                }
+                Some(asked) if asked + HELD > now => asked + HELD,
+                Some(_) => {
+                    if watched.problem.is_none() {
+                        held.push(*number);
+                    }
+                    continue;
+                }
+            };
+            next = next.into_iter().chain([due]).min();
+        }
+        for number in held {
+            let lock = self.spools.watched.get(&number).map(|w| &*w.spool.lock);
+            let problem = format!(
+                "the lock {} is held for {} s; who holds it: lslocks, or fuser {0}",
+                lock.unwrap_or_default(),
+                HELD.as_secs(),
+            );
+            self.spool_is(number, Some(problem));
+        }
+        next
+    }
+}
