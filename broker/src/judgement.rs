@@ -142,8 +142,12 @@ impl Judge {
             return Err(refusal(reason, rule, message, denied(&launch)));
         }
         let body = Body::Launch(launch);
-        codec::encode(&Request { id: LINE, body })
-            .map_err(|error| unreadable(Reason::TooLarge, error.to_string()))
+        codec::encode(&Request { id: LINE, body }).map_err(|error| {
+            unreadable(
+                Reason::TooLarge,
+                format!("as a request the line is too long: {error}"),
+            )
+        })
     }
 
     fn answer(

@@ -58,6 +58,7 @@ pub struct Setup {
     below_a_shell: bool,
     apart: bool,
     surplus: bool,
+    no_listener: bool,
     swapped: Option<(RawFd, OwnedFd)>,
 }
 
@@ -99,6 +100,7 @@ impl Setup {
             below_a_shell: false,
             apart: false,
             surplus: false,
+            no_listener: false,
             swapped: None,
         }
     }
@@ -145,6 +147,12 @@ impl Setup {
     pub fn surplus(mut self) -> Self {
         self.surplus = true;
         self
+    }
+
+    /// For an agent that has files alone.
+    pub fn no_listener(mut self) -> Self {
+        self.no_listener = true;
+        self.swapped(3, std::fs::File::open("/dev/null").unwrap().into())
     }
 
     /// With another descriptor under that number.
@@ -219,6 +227,9 @@ impl Setup {
         ]);
         for layer in &self.optional {
             command.args(["--optional-layer", layer]);
+        }
+        if self.no_listener {
+            command.arg("--no-listener");
         }
         let mut log = tempfile::tempfile().unwrap();
         command
@@ -329,12 +340,11 @@ impl Broker {
     }
 
     pub fn tell(&self, directive: Directive) {
-        send(
-            &self.link,
-            &codec::encode(&directive).unwrap(),
-            SendFlags::NOSIGNAL,
-        )
-        .unwrap();
+        self.tell_bytes(&codec::encode_unbounded(&directive).unwrap());
+    }
+
+    pub fn tell_bytes(&self, bytes: &[u8]) {
+        send(&self.link, bytes, SendFlags::NOSIGNAL).unwrap();
     }
 
     pub fn log(&self) -> String {

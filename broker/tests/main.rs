@@ -16,3 +16,4 @@ mod injection;
 mod launches;
 mod lifetime;
 mod limits;
+mod lines;

@@ -241,7 +241,38 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
         "0201080101720100000e00010163010103610062ac0201016e0100",
     );
     order(&Order::Connections(5), "0305");
+    let datagram = b"abc";
+    order(
+        &Order::Line {
+            number: 300,
+            datagram,
+        },
+        "04ac0203616263",
+    );
+    order(
+        &Order::LineDenied {
+            number: 1,
+            denial: DenialCount {
+                reason: Reason::Malformed,
+                rule: None,
+                count: 1,
+                uid: 0,
+                gid: 0,
+                pid: 0,
+                message: "m".into(),
+                launch: None,
+            },
+        },
+        "0501000001000000016d00",
+    );
     assert_eq!(body_of(&Directive::Drain), "00");
+    let line = Directive::Line {
+        number: 300,
+        dir: "/d".into(),
+        command: "c".into(),
+        text: b"n \xff".to_vec(),
+    };
+    assert_eq!(body_of(&line), "01ac02022f640163036e20ff");
     assert_eq!(
         body_of(&PolicyBundle {
             agent: "a".into(),
