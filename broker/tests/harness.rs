@@ -152,7 +152,7 @@ impl Setup {
     /// For an agent that has files alone.
     pub fn no_listener(mut self) -> Self {
         self.no_listener = true;
-        self.swapped(3, std::fs::File::open("/dev/null").unwrap().into())
+        self.swapped(3, File::open("/dev/null").unwrap().into())
     }
 
     /// With another descriptor under that number.

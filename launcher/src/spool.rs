@@ -275,6 +275,11 @@ impl Service {
         }
         // Its spool may be none of the policy's any more; what was taken is taken.
         let Some(watched) = self.spools.watched.get_mut(&number) else {
+            let others = self.spools.watched.values();
+            let unused = |watch: &i32| !others.clone().any(|w| w.watch == Some(*watch));
+            if let Some(watch) = taken.watch.filter(unused) {
+                let _ = inotify::remove_watch(&self.spools.watches, watch);
+            }
             return;
         };
         let spool = watched.spool.clone();

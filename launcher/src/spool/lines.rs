@@ -15,8 +15,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many lines are requests at once, so that those who wait on a socket find room, too.
-const AT_ONCE: usize = 16;
 /// How many lines wait to be tried again before no new one is looked at.
 const PARKED: usize = 1024;
 /// How often a line that failed is tried again, and the pause before the first time, which doubles.
@@ -167,13 +165,14 @@ impl Service {
         due.into_iter().chain(fed).min()
     }
 
-    /// Whether another line may become a request.
+    /// Whether another line may become a request. Half of the places are for those who wait on a socket.
     fn have_room_for_a_line(&self) -> bool {
         let most = self.policy.as_ref().map_or(0, |p| p.limits().in_flight);
-        self.lines.under_way < AT_ONCE
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        self.lines.under_way < most.div_ceil(2)
+            && self.table.in_flight() < most
             && self.workers.have_room()
             && !self.workers.all_hang()
-            && self.table.in_flight() < usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// Tries again what is due; says when more is.
