@@ -51,7 +51,8 @@ pub(crate) fn refusal(policy: &Policy, peer: &Peer, request: &Launch) -> Option<
     let spool = policy.spools().iter().find(|spool| spool.dir == *dir)?;
     (*spool.command != *request.command).then(|| {
         format!(
-            "the [[spool]] at {dir:?} is for the command {:?}, not {}",
+            "the [[spool]] at {} is for the command {:?}, not {}",
+            quoted(dir),
             spool.command,
             quoted(&request.command)
         )
@@ -83,13 +84,29 @@ pub(crate) fn judge(policy: &Policy, peer: &Peer, request: &Launch) -> Decision 
             mismatch.cause.reason(),
             Some(rule.name.to_string()),
             format!(
-                "rule {:?}: {}",
+                "rule {:?}: {}{}",
                 rule.name,
-                describe(&mismatch, rule, request, peer)
+                describe(&mismatch, rule, request, peer),
+                closed(policy, peer, request)
             ),
         ),
         None => unknown_command(policy, &request.command),
     })
+}
+
+/// The rule that a line would have matched if it took lines.
+fn closed(policy: &Policy, peer: &Peer, request: &Launch) -> String {
+    let mut closed = policy.rules.iter().filter(|rule| !rule.is_for(peer));
+    let matches = |rule: &&Rule| {
+        *rule.command == *request.command && rule.matches(request, &mut (), &mut ()).is_ok()
+    };
+    match closed.find(matches) {
+        Some(rule) => format!(
+            "; rule {:?} would match, but takes no lines: it has no `spool = true`",
+            rule.name
+        ),
+        None => String::new(),
+    }
 }
 
 fn unknown_command(policy: &Policy, command: &str) -> Denial {

@@ -99,6 +99,16 @@ const LINTS: &[(&str, Level, &str)] = &[
         "whoever can reach the socket may use it",
     ),
     (
+        "peer-beside-spool",
+        Level::Warn,
+        "[peer] is about processes on the socket: whoever can write a spool's directory has his lines judged without it",
+    ),
+    (
+        "spool-never-matches",
+        Level::Warn,
+        "a line has a network namespace and arguments, and nothing to name an image or environment with",
+    ),
+    (
         "device",
         Level::Warn,
         "a device is a way around the container",
@@ -198,7 +208,18 @@ pub(crate) fn lints(policy: &Policy, document: &Document, files: &[PolicyText]) 
         let place = document.place.clone().unwrap_or(Place::new(0, 0..0));
         collector.add("no-peer", None, &place, "no uid or gid in [peer]");
     }
+    if document.peer.as_ref().is_some_and(given)
+        && let Some(dir) = document.spools.iter().find_map(|spool| spool.dir.as_ref())
+    {
+        collector.add(
+            "peer-beside-spool",
+            None,
+            &dir.place,
+            "not asked for [peer]",
+        );
+    }
     for (rule, table) in policy.rules.iter().zip(&document.launches) {
+        of_lines(rule, table, &mut collector);
         of_container(rule, table, &mut collector);
         of_images(rule, table, &mut collector);
         of_arguments(rule, table, &mut collector);
@@ -250,6 +271,19 @@ fn of_container(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>)
             "no PID limit"
         };
         add("no-limits", &container.place, label);
+    }
+}
+
+fn of_lines(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>) {
+    let Some(place) = &table.spool else {
+        return;
+    };
+    let image = rule.images.first().is_none_or(|p| p.literal().is_none());
+    let environment = rule.environment.entries.iter().any(|e| e.min > 0);
+    if image || environment {
+        let what = if image { "image" } else { "environment" };
+        let label = format!("a request has to bring the {what}");
+        collector.add("spool-never-matches", Some(table), place, &label);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Peer;
 use crate::compile::Compiler;
-use crate::denial::Denial;
+use crate::denial::{Denial, quoted};
 use crate::document::{Document, PeerTable};
 use crate::language::{Names, templates_meet};
 use crate::limits::Limits;
@@ -145,7 +145,7 @@ impl Policy {
             Peer::Process { uid, gid, .. } => (uid, gid),
             Peer::Spool { dir } => {
                 let known = self.spools.iter().any(|spool| spool.dir == *dir);
-                return (!known).then(|| format!("the policy has no [[spool]] at {dir:?}"));
+                return (!known).then(|| format!("the policy has no [[spool]] at {}", quoted(dir)));
             }
             Peer::Operator => return None,
         };
@@ -170,6 +170,20 @@ impl Policy {
                 let (a, b) = (&ours.container.name, &theirs.container.name);
                 if a.head() == b.head() || templates_meet(a, &names(ours), b, &names(theirs)) {
                     pairs.push((ours.name.to_string(), theirs.name.to_string()));
+                }
+            }
+        }
+        pairs
+    }
+
+    /// Pairs of a directory of this policy's spools and one of another agent's that are the same, or one beneath the other.
+    #[must_use]
+    pub fn shared_dirs(&self, other: &Self) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        for ours in &self.spools {
+            for theirs in &other.spools {
+                if spool::meet(&ours.dir, &theirs.dir) {
+                    pairs.push((ours.dir.to_string(), theirs.dir.to_string()));
                 }
             }
         }

@@ -133,6 +133,11 @@ fn is_beneath(path: &str, dir: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// Whether two directories are one, or one is beneath the other.
+pub(crate) fn meet(a: &str, b: &str) -> bool {
+    a == b || is_beneath(a, b) || is_beneath(b, a)
+}
+
 /// What has to hold between spools, and between spools and rules.
 pub(crate) fn check(spools: &[Option<Spool>], document: &Document, findings: &mut Findings) {
     let both: Vec<(&Spool, &SpoolTable)> = spools
@@ -160,7 +165,7 @@ fn check_dirs(spool: &Spool, here: &Place, other: &Spool, there: &Place, finding
             format!("two spools have the directory {:?}", spool.dir),
             "give each spool a directory of its own: a line does not say which command it calls",
         )
-    } else if is_beneath(&spool.dir, &other.dir) || is_beneath(&other.dir, &spool.dir) {
+    } else if meet(&spool.dir, &other.dir) {
         (
             "the directory of one spool is beneath that of another".to_owned(),
             "put them beside each other: who can write the upper one decides what the lower one is",

@@ -175,6 +175,13 @@ fn each_lint_is_found() {
             .replace("command", &format!("{rule}\ncommand"))
             .replace("memory", &format!("{container}\nmemory"))
     };
+    let takes_lines = |rule: &str| {
+        with(&format!("spool = true\n{rule}"), "").replace(
+            "[peer]\nuid = 0\n",
+            "[allow]\nno-peer = \"a test\"\n[[spool]]\ncommand = \"c\"\ndir = \"/srv/c\"\n",
+        )
+    };
+    assert_eq!(lints(&takes_lines("")), Vec::<&str>::new());
     for (lint, toml) in [
         ("privileged", with("", "privileged = true")),
         ("host-network", with("", "network = \"host\"")),
@@ -246,6 +253,18 @@ fn each_lint_is_found() {
         ("no-limits", with("", "").replace("memory = \"64MiB\"", "")),
         ("no-limits", with("", "pids = 0")),
         ("no-peer", with("", "").replace("[peer]\nuid = 0\n", "")),
+        (
+            "peer-beside-spool",
+            with("spool = true", "") + "[[spool]]\ncommand = \"c\"\ndir = \"/srv/c\"\n",
+        ),
+        (
+            "spool-never-matches",
+            takes_lines("env = [{ min = 1, pattern = \"X={:int}\" }]"),
+        ),
+        (
+            "spool-never-matches",
+            takes_lines("").replace(&format!("@sha256:{}", "0".repeat(64)), "@sha256:{:hex}"),
+        ),
         ("device", with("", "devices = [\"/dev/net/tun\"]")),
         ("lsm-off", with("", "selinux = \"disable\"")),
         ("lsm-off", with("", "apparmor = \"unconfined\"")),

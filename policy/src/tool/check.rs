@@ -1,4 +1,4 @@
-//! `portcullis-policy check`: errors and lints of policies, and names that two agents would share.
+//! `portcullis-policy check`: errors and lints of policies, and what two agents would share: names, spools.
 
 use super::files::{self, DIRECTORY, FilesError};
 use super::{TROUBLE, complain, say};
@@ -57,7 +57,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             }
         }
     }
-    failed += shared_names(&checked);
+    failed += shared(&checked);
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -85,8 +85,12 @@ fn check(
         } else {
             format!("{lints} lints, ")
         };
+        let spools = match policy.spools().len() {
+            0 => String::new(),
+            count => format!("{count} spools, "),
+        };
         say(&format_args!(
-            "{}: agent {agent}, {} rules, {lints}generation {}",
+            "{}: agent {agent}, {} rules, {spools}{lints}generation {}",
             path.display(),
             policy.rules.len(),
             policy.generation()
@@ -127,7 +131,7 @@ pub(super) fn review(
 }
 
 /// Compares every checked policy with the others, and with those beside it that were not asked for.
-pub(super) fn shared_names(checked: &[Checked]) -> usize {
+pub(super) fn shared(checked: &[Checked]) -> usize {
     let mut others: Vec<PathBuf> = Vec::new();
     for one in checked {
         let directory = one
@@ -162,6 +166,15 @@ pub(super) fn shared_names(checked: &[Checked]) -> usize {
                     "error: rule {ours:?} of {} and rule {theirs:?} of {} can make containers of the same name, or names \
                      with the same beginning\n  = help: begin each name with a literal that no other agent uses, \
                      such as {{agent}}\n",
+                    one.path.display(),
+                    other.path.display()
+                ));
+                found += 1;
+            }
+            for (ours, theirs) in one.policy.shared_dirs(&other.policy) {
+                complain(&format_args!(
+                    "error: the spools {ours:?} of {} and {theirs:?} of {} are one directory, or one is beneath the other\n  \
+                     = help: give each agent's spool a directory of its own: what is in it is taken once\n",
                     one.path.display(),
                     other.path.display()
                 ));

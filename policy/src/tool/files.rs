@@ -1,12 +1,13 @@
 //! The files of a policy on disk: `AGENT.toml`, and `AGENT.d/*.toml` beside it.
 
+use crate::{Policy, Problems};
 use portcullis_wire::{AgentName, BadAgentName, PolicyText};
 use std::path::{Path, PathBuf};
 
 /// Where the operator's policies are.
 pub(super) const DIRECTORY: &str = "/etc/portcullis/agents";
 
-/// Files that could not be found or read.
+/// Files that could not be found or read, or are no policy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilesError {
     /// A file could not be read.
@@ -33,6 +34,9 @@ pub(super) enum FilesError {
         /// Why.
         cause: BadAgentName,
     },
+    /// There are errors in it.
+    #[error("{0}")]
+    Policy(Problems),
 }
 
 /// The `.toml` files of a directory, by name.
@@ -62,6 +66,12 @@ pub(super) fn agent_of(path: &Path) -> Result<AgentName, FilesError> {
         path: path.to_owned(),
         cause,
     })
+}
+
+/// The policy at `path`, with its drop-ins.
+pub(super) fn load(path: &Path) -> Result<Policy, FilesError> {
+    let agent = agent_of(path)?;
+    Policy::load(&agent, &read(path)?).map_err(FilesError::Policy)
 }
 
 /// A policy's texts: the file, then its drop-ins.

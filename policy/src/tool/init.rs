@@ -87,7 +87,7 @@ fn init(options: &Options) -> Result<String, InitError> {
 
     let mut count = 0;
     let checked = check::review(&path, &agent, &texts, false, &mut count);
-    count += check::shared_names(checked.as_slice());
+    count += check::shared(checked.as_slice());
     let Some(checked) = checked.filter(|_| count == 0) else {
         return Err(InitError::Unfit {
             count,

@@ -1,4 +1,4 @@
-//! The operator's tool: `check`, `explain`, `init` and `presets`.
+//! The operator's tool: `check`, `explain`, `lines`, `path-unit`, `init` and `presets`.
 //!
 //! Reads policy files as the one who runs it and asks no daemon; `init` writes a file where there was none, and nothing else
 //! is changed. Whether the files are root's alone is the launcher's to check, each time it reads them.
@@ -7,6 +7,8 @@ mod check;
 mod explain;
 mod files;
 mod init;
+mod lines;
+mod path_unit;
 mod presets;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -26,6 +28,10 @@ enum Command {
     Check(check::Options),
     /// Says what would become of a request: rule by rule, and podman's command line. Exit code 1 when it is denied.
     Explain(explain::Options),
+    /// Judges the lines of a spool's file, as they come on standard input: a verdict for each. Exit code 1 when any is denied.
+    Lines(lines::Options),
+    /// Prints the drop-in of the systemd path unit that watches a policy's spools.
+    PathUnit(path_unit::Options),
     /// Makes a preset an agent's policy, and prints the two commands that remain. Never replaces a policy.
     Init(init::Options),
     /// Lists the presets.
@@ -38,6 +44,8 @@ pub fn main() -> ExitCode {
     match Options::parse().command {
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Lines(options) => lines::run(&options),
+        Command::PathUnit(options) => path_unit::run(&options),
         Command::Init(options) => init::run(&options),
         Command::Presets(options) => presets::run(&options),
     }
