@@ -148,6 +148,36 @@ fn neutrons_segments_and_metadata_are_in_the_preset_for_its_dhcp_agent() {
 }
 
 #[test]
+fn the_commented_spools_of_the_preset_for_neutrons_dhcp_agent_are_a_policy() {
+    let path = directory().join("neutron-dhcp.toml");
+    let file = std::fs::read_to_string(path).unwrap();
+    let uncommented = file.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
+        _ => line,
+    });
+    let lines: Vec<&str> = uncommented.collect();
+    let (policy, lints) = Policy::review(
+        &AgentName::new("agent").unwrap(),
+        &[text("neutron-dhcp.toml", &lines.join("\n"))],
+    )
+    .unwrap_or_else(|problems| panic!("{problems}"));
+    let names: Vec<&str> = lints.iter().map(|lint| lint.name).collect();
+    assert_eq!(names, ["peer-beside-spool"]);
+    let netns = format!("qdhcp-{A}");
+    for (dir, request, rule) in [
+        ("dnsmasq", dnsmasq(), "dnsmasq"),
+        ("dnsmasq", in_segment(dnsmasq()), "dnsmasq-segment"),
+        ("haproxy", haproxy(&netns, A), "haproxy"),
+    ] {
+        let dir = format!("/var/lib/neutron/neutron-{dir}").into();
+        let Decision::Allow(plan) = decide(&policy, &Peer::Spool { dir }, &request) else {
+            panic!("denied: {rule}");
+        };
+        assert_eq!(plan.rule(), rule);
+    }
+}
+
+#[test]
 fn every_user_but_the_agents_is_turned_away() {
     for name in DNSMASQ {
         let (policy, _) = preset(name, "agent");
