@@ -86,6 +86,9 @@ fn lines_says_a_verdict_for_each_line_and_fails_when_any_is_denied() {
     let end = whole.iter().position(|byte| *byte == b'\n').unwrap();
     let (code, out, _) = tool(&["lines", &path, "--spool", DIR], &whole[..=end]);
     assert_eq!(code, Some(0), "{out}");
+    let denied_first = [b"\n", &whole[..=end]].concat();
+    let (code, out, _) = tool(&["lines", &path, "--spool", DIR], &denied_first);
+    assert_eq!(code, Some(1), "{out}");
     let (code, out, _) = tool(&["lines", &path, "--spool", DIR], b"");
     assert_eq!((code, &*out), (Some(0), ""));
 }
