@@ -94,6 +94,23 @@ fn lines_says_a_verdict_for_each_line_and_fails_when_any_is_denied() {
 }
 
 #[test]
+fn a_line_that_makes_no_datagram_is_too_large_whatever_the_rules_allow() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = "spool = true\nargs = [\"{:text}\"]\n";
+    let text = one_rule(open, "name = \"c-x\"") + "[[spool]]\ncommand = \"c\"\ndir = \"/srv/c\"\n";
+    let path = write(directory.path(), "dhcp.toml", &text);
+    for (length, verdict) in [
+        (32 * 1024, "1: allowed: rule r, "),
+        (64 * 1024, "1: denied: too-large: "),
+    ] {
+        let line = format!(" {}\n", "x".repeat(length - 1));
+        let (_, out, _) = tool(&["lines", &path, "--spool", "/srv/c"], line.as_bytes());
+        assert!(out.starts_with(verdict), "{out}");
+        assert!(!out.contains("longer than"), "it is a line: {out}");
+    }
+}
+
+#[test]
 fn lines_needs_a_policy_that_loads_and_has_the_spool() {
     let directory = tempfile::tempdir().unwrap();
     let path = neutron_with_a_spool(directory.path());

@@ -4,7 +4,7 @@ use super::files::{self, FilesError};
 use super::{TROUBLE, complain, say};
 use crate::{Decision, Peer, Policy, Spool, decide};
 use portcullis_wire::line::{self, LineError};
-use portcullis_wire::{Launch, Reason};
+use portcullis_wire::{Body, Launch, Reason, Request, codec};
 use std::io::{self, BufRead};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,7 +77,13 @@ fn verdict(policy: &Policy, spool: &Spool, text: &[u8]) -> Result<String, (Reaso
     };
     let launch = launch(spool, text).map_err(|error| (error.reason(), error.to_string()))?;
     match decide(policy, &peer(spool), &launch) {
-        Decision::Allow(plan) => Ok(format!("rule {}, container {}", plan.rule(), plan.name())),
+        Decision::Allow(plan) => {
+            // From here on it is a request like any other, and has to fit where those do.
+            let body = Body::Launch(launch);
+            codec::encode(&Request { id: 1, body })
+                .map_err(|error| (Reason::TooLarge, error.to_string()))?;
+            Ok(format!("rule {}, container {}", plan.rule(), plan.name()))
+        }
         Decision::Deny(denial) => Err((denial.reason, denial.message)),
     }
 }
