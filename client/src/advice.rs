@@ -5,39 +5,42 @@ use crate::operator::subcommand;
 use crate::whom::Whom;
 use portcullis_wire::Reason;
 use rustix::io::Errno;
+use std::io;
 
-/// Who is not there, why, and what would help.
-pub(crate) fn unreachable(question: &Question, errno: Errno, error: &str) -> String {
-    let path = question.whom.path();
-    let (who, advice) = match (&question.whom, errno) {
-        (_, Errno::PROTOTYPE) => (None, "this is some other program's socket".to_owned()),
-        (_, Errno::NAMETOOLONG) => (None, "a socket's path has at most 107 bytes".to_owned()),
-        (Whom::Launcher(agent), Errno::ACCESS | Errno::PERM) => {
-            (Some(agent), "only root may ask there: try sudo".to_owned())
+/// Who is not there, and why.
+pub(crate) fn nobody(question: &Question, errno: Errno) -> String {
+    let who = match &question.whom {
+        Whom::Launcher(agent) if !matches!(errno, Errno::PROTOTYPE | Errno::NAMETOOLONG) => {
+            format!("launcher of the agent {agent}")
         }
+        _ => "broker".to_owned(),
+    };
+    let (path, error) = (question.whom.path(), io::Error::from(errno));
+    format!("no {who} at {}: {error}", path.display())
+}
+
+/// What would help where [`nobody`] is there.
+pub(crate) fn unreachable(question: &Question, errno: Errno) -> String {
+    let advice = match (&question.whom, errno) {
+        (_, Errno::PROTOTYPE) => "this is some other program's socket",
+        (_, Errno::NAMETOOLONG) => "a socket's path has at most 107 bytes",
+        (Whom::Launcher(_), Errno::ACCESS | Errno::PERM) => "only root may ask there: try sudo",
         (Whom::Launcher(agent), _) => {
-            let advice = format!(
+            return format!(
                 "is the agent's socket unit enabled on this host? systemctl enable --now portcullis@{agent}.socket"
             );
-            (Some(agent), advice)
         }
         // On the host there is no broker's socket where an agent has it.
-        (Whom::Broker, _) if subcommand(&question.body).is_some() => (None, on_the_host(question)),
-        (_, Errno::ACCESS | Errno::PERM) => (None, "this user may not use it".to_owned()),
+        (Whom::Broker, _) if subcommand(&question.body).is_some() => return on_the_host(question),
+        (_, Errno::ACCESS | Errno::PERM) => "this user may not use it",
         (_, Errno::CONNREFUSED) => {
-            let advice = "nobody listens on it: the operator has to start portcullis@AGENT.socket on the host";
-            (None, advice.to_owned())
+            "nobody listens on it: the operator has to start portcullis@AGENT.socket on the host"
         }
         _ => {
-            let advice = "the operator has to mount the agent's directory of /run/portcullis there, and to start portcullis@AGENT.socket";
-            (None, advice.to_owned())
+            "the operator has to mount the agent's directory of /run/portcullis there, and to start portcullis@AGENT.socket"
         }
     };
-    let who = who.map_or_else(
-        || "broker".to_owned(),
-        |agent| format!("launcher of the agent {agent}"),
-    );
-    format!("no {who} at {}: {error}; {advice}", path.display())
+    advice.to_owned()
 }
 
 /// [`of`], for what an operator asks.

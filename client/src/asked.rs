@@ -3,6 +3,7 @@
 //!
 //! No environment variable is read: an agent's root helper scrubs them, and a stray one must not redirect a request.
 
+use crate::way::{Options, Way};
 use crate::whom::Whom;
 use crate::{netns, operator};
 use lexopt::prelude::*;
@@ -26,7 +27,7 @@ const SUBCOMMANDS: &str = "run, explain and ping, and for the operator ps, logs,
 #[derive(Debug)]
 pub(crate) enum Asked {
     /// Ask the broker, or the launcher.
-    Question(Question),
+    Question(Box<Question>),
     /// Print this on standard output, and no more.
     Print(String),
 }
@@ -36,6 +37,8 @@ pub(crate) enum Asked {
 pub(crate) struct Question {
     /// Whom to ask.
     pub(crate) whom: Whom,
+    /// Which way it goes. What is no launch goes over the socket.
+    pub(crate) way: Way,
     /// What. A list is asked for page by page, beginning with this one.
     pub(crate) body: Body,
     /// How long to wait for the answer, repetitions included; of an answer in pieces, for each.
@@ -128,12 +131,13 @@ fn applet(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Asked, A
         command,
         ..Launch::default()
     };
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom: Whom::Broker,
+        way: Options::default().way(&Whom::Broker, &launch)?,
         body: Body::Launch(bounded(launch)?),
         patience: LAUNCH_PATIENCE,
         manner: Manner::Applet,
-    }))
+    })))
 }
 
 fn own(mut parser: lexopt::Parser) -> Result<Asked, AskedError> {
@@ -183,7 +187,7 @@ fn run(mut parser: lexopt::Parser, mut whom: Whom, explain: bool) -> Result<Aske
         dry_run: explain,
         ..Launch::default()
     };
-    let (mut manner, mut patience) = (Manner::Plain, None);
+    let (mut manner, mut patience, mut options) = (Manner::Plain, None, Options::default());
     while let Some(arg) = parser.next()? {
         match arg {
             Long("socket") => whom.take_socket(&mut parser)?,
@@ -192,6 +196,10 @@ fn run(mut parser: lexopt::Parser, mut whom: Whom, explain: bool) -> Result<Aske
             Long("image") => launch.image = Some(parser.value()?.string()?),
             Short('e') | Long("env") => launch.env.push(entry(parser.value()?.string()?)?),
             Long("dry-run") => launch.dry_run = true,
+            Long("transport") => options.take_transport(&mut parser)?,
+            Long("spool") => options.take_spool(&mut parser)?,
+            Long("lock") => options.take_lock(&mut parser)?,
+            Long("legacy") => options.take_legacy(),
             Long("json") => manner = Manner::Json,
             Long("timeout") => patience = Some(seconds(&mut parser, 1)?),
             Short('h') | Long("help") => return Ok(help()),
@@ -216,12 +224,13 @@ fn run(mut parser: lexopt::Parser, mut whom: Whom, explain: bool) -> Result<Aske
     } else {
         LAUNCH_PATIENCE
     };
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
+        way: options.way(&whom, &launch)?,
         whom,
         body: Body::Launch(bounded(launch)?),
         patience: patience.unwrap_or(default),
         manner,
-    }))
+    })))
 }
 
 fn ping(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, AskedError> {
@@ -236,12 +245,13 @@ fn ping(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, AskedError>
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom,
+        way: Way::Socket,
         body: Body::Ping,
         patience,
         manner,
-    }))
+    })))
 }
 
 /// `--timeout`: whole seconds, at most a day.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 fn question(words: &[&str]) -> Question {
     match asked(words.iter().map(OsString::from)).unwrap() {
-        Asked::Question(question) => question,
+        Asked::Question(question) => *question,
         Asked::Print(text) => panic!("printed {text}"),
     }
 }

@@ -25,9 +25,12 @@ pub(crate) enum AskError {
     /// The request does not fit into a datagram.
     #[error("the command line is too long: a request may have 64 KiB")]
     TooLarge,
-    /// There is nobody.
+    /// There is nobody, and nobody has got the request.
     #[error("{}", io::Error::from(*.0))]
     Unreachable(Errno),
+    /// There was somebody, who may have got the request, and is nobody any more.
+    #[error("{}", io::Error::from(*.0))]
+    Gone(Errno),
     /// Busy all the time.
     #[error("busy for {} s, {attempts} times in a row; try again when the host has less to do", waited.as_secs())]
     Busy {
@@ -137,7 +140,10 @@ fn begin(
             Err(ConnectionError::Unreachable(errno @ (Errno::CONNREFUSED | Errno::NOENT)))
                 if reached =>
             {
-                (AskError::Unreachable(errno), Duration::ZERO)
+                (AskError::Gone(errno), Duration::ZERO)
+            }
+            Err(ConnectionError::Unreachable(errno)) if reached => {
+                return Err(AskError::Gone(errno));
             }
             Err(ConnectionError::Unreachable(errno)) => return Err(AskError::Unreachable(errno)),
             Err(error) => return Err(AskError::Broken(error)),

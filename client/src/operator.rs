@@ -4,6 +4,7 @@
 
 use crate::asked::{ANSWER_PATIENCE, Asked, AskedError, LAUNCH_PATIENCE, Manner, Question, help};
 use crate::asked::{number, seconds};
+use crate::way::Way;
 use crate::whom::Whom;
 use lexopt::prelude::*;
 use portcullis_wire::{Body, Target};
@@ -38,12 +39,13 @@ pub(crate) fn ps(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, As
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom,
+        way: Way::Socket,
         body: Body::List { all, after: None },
         patience,
         manner,
-    }))
+    })))
 }
 
 /// `logs`: what one wrote.
@@ -62,8 +64,9 @@ pub(crate) fn logs(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, 
         }
     }
     let target = target(name, "logs")?;
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom,
+        way: Way::Socket,
         body: Body::Logs {
             target,
             tail,
@@ -71,7 +74,7 @@ pub(crate) fn logs(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, 
         },
         patience,
         manner: Manner::Plain,
-    }))
+    })))
 }
 
 /// `stop`: end one.
@@ -91,12 +94,13 @@ pub(crate) fn stop(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Asked, 
     // The rule's own time is not known here.
     let patience = timeout.map_or(LAUNCH_PATIENCE, |timeout| timeout + STOP_MARGIN);
     let timeout = timeout.and_then(|timeout| u32::try_from(timeout.as_secs()).ok());
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom,
+        way: Way::Socket,
         body: Body::Stop { target, timeout },
         patience,
         manner: Manner::Plain,
-    }))
+    })))
 }
 
 /// `metrics`: the counters.
@@ -111,12 +115,13 @@ pub(crate) fn metrics(mut parser: lexopt::Parser, mut whom: Whom) -> Result<Aske
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Asked::Question(Question {
+    Ok(Asked::Question(Box::new(Question {
         whom,
+        way: Way::Socket,
         body: Body::Metrics,
         patience,
         manner: Manner::Plain,
-    }))
+    })))
 }
 
 /// A full ID or a name. A container whose name looks like an ID can be meant by its own ID alone.

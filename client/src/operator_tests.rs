@@ -6,7 +6,7 @@ use crate::asked::asked;
 fn question(words: &[&str]) -> Question {
     let words = std::iter::once("portcullis").chain(words.iter().copied());
     match asked(words.map(OsString::from)).unwrap() {
-        Asked::Question(question) => question,
+        Asked::Question(question) => *question,
         Asked::Print(text) => panic!("printed {text}"),
     }
 }

@@ -3,17 +3,20 @@
 use crate::asked::{Manner, Question};
 use crate::conversation::AskError;
 use crate::json::Object;
+use crate::spool::Spool;
+use crate::spool_error::SpoolError;
 use crate::terminal::{line, lines};
 use crate::{advice, listing};
 use portcullis_wire::{Body, Failure, Pong, Reason, Reply, Target};
+use rustix::io::Errno;
 use std::io;
 
 /// The broker or the engine failed, or the question could not be asked.
 pub(crate) const FAILURE: u8 = 125;
 /// Denied.
 pub(crate) const DENIED: u8 = 126;
-/// There is no broker.
-pub(crate) const NO_BROKER: u8 = 127;
+/// There is no broker, nor a spool.
+pub(crate) const NOBODY: u8 = 127;
 
 /// How the program ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,12 +61,50 @@ impl Outcome {
                     err: String::new(),
                 };
             }
-            AskError::Unreachable(errno) => {
-                message = advice::unreachable(question, *errno, &message);
-                NO_BROKER
+            AskError::Unreachable(errno) | AskError::Gone(errno) => {
+                let nobody = advice::nobody(question, *errno);
+                message = format!("{nobody}; {}", advice::unreachable(question, *errno));
+                NOBODY
             }
             _ => FAILURE,
         };
+        let json = || Object::answer("none").text("message", &message);
+        told(question, code, json, &message)
+    }
+
+    /// The launch is in the spool; because of that error, where a broker was looked for first.
+    pub(crate) fn spooled(question: &Question, spool: &Spool, unreachable: Option<Errno>) -> Self {
+        let nobody = unreachable.map(|errno| advice::nobody(question, errno));
+        let path = spool.processes().display().to_string();
+        let message = format!(
+            "{}written to {path}; the host starts it when it reads that",
+            nobody
+                .as_ref()
+                .map_or(String::new(), |nobody| format!("{nobody}; ")),
+        );
+        let json = || {
+            Object::answer("spooled")
+                .text("file", &path)
+                .optional_text("unreachable", nobody.as_deref())
+        };
+        told(question, 0, json, &message)
+    }
+
+    /// The launch is not in the spool, nor with a broker.
+    pub(crate) fn unspooled(
+        question: &Question,
+        error: &SpoolError,
+        unreachable: Option<Errno>,
+    ) -> Self {
+        let missing = matches!(error, SpoolError::Missing(_));
+        let mut message = error.to_string();
+        if let Some(errno) = unreachable {
+            message = format!("{}; {message}", advice::nobody(question, errno));
+            if missing {
+                message = format!("{message}; {}", advice::unreachable(question, errno));
+            }
+        }
+        let code = if missing { NOBODY } else { FAILURE };
         let json = || Object::answer("none").text("message", &message);
         told(question, code, json, &message)
     }

@@ -1,6 +1,8 @@
 //! Answers, and the exit codes and texts that they become.
 
 use super::*;
+use crate::line::LineError;
+use crate::way::Way;
 use crate::whom::Whom;
 use portcullis_wire::{AgentName, Launch};
 use rustix::io::Errno;
@@ -9,6 +11,7 @@ use std::time::Duration;
 fn question(manner: Manner, body: Body) -> Question {
     Question {
         whom: Whom::Socket("/s".into()),
+        way: Way::Socket,
         body,
         patience: Duration::from_secs(1),
         manner,
@@ -367,4 +370,89 @@ fn a_reader_that_has_had_enough_is_told_nothing() {
             .err
             .contains("standard output")
     );
+}
+
+#[test]
+fn a_launch_in_a_spool_is_told_on_one_line_and_why_no_broker_has_it() {
+    let spool = Spool::new("/d".into());
+    for manner in [Manner::Applet, Manner::Plain] {
+        let outcome = Outcome::spooled(&launch(manner, false), &spool, None);
+        let line =
+            "portcullis: dnsmasq: written to /d/processes; the host starts it when it reads that\n";
+        assert_eq!(
+            (outcome.code, outcome.out.as_str(), outcome.err.as_str()),
+            (0, "", line)
+        );
+    }
+    let outcome = Outcome::spooled(&launch(Manner::Json, false), &spool, Some(Errno::NOENT));
+    assert_eq!((outcome.code, outcome.err.lines().count()), (0, 1));
+    let begin = "portcullis: dnsmasq: no broker at /s: No such file or directory";
+    assert!(outcome.err.starts_with(begin), "{}", outcome.err);
+    assert!(
+        outcome.err.contains("; written to /d/processes; "),
+        "{}",
+        outcome.err
+    );
+    let read: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!(
+        (&read["answer"], &read["file"]),
+        (&"spooled".into(), &"/d/processes".into())
+    );
+    assert!(
+        read["unreachable"]
+            .as_str()
+            .unwrap()
+            .starts_with("no broker at /s")
+    );
+    let outcome = Outcome::spooled(&launch(Manner::Json, false), &spool, None);
+    let read: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    assert!(read["unreachable"].is_null());
+}
+
+#[test]
+fn no_broker_and_no_spool_is_127_and_names_both() {
+    let missing = SpoolError::Missing("/d".into());
+    let question = launch(Manner::Json, false);
+    let outcome = Outcome::unspooled(&question, &missing, Some(Errno::CONNREFUSED));
+    assert_eq!(outcome.code, 127);
+    for needle in [
+        "no broker at /s: Connection refused",
+        "no spool at /d; nobody listens",
+    ] {
+        assert!(outcome.err.contains(needle), "{}", outcome.err);
+    }
+    let read: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!(read["answer"], "none");
+    let outcome = Outcome::unspooled(&question, &missing, None);
+    assert_eq!(outcome.code, 127);
+    assert_eq!(
+        outcome.err,
+        "portcullis: dnsmasq: there is no spool at /d\n"
+    );
+}
+
+#[test]
+fn a_spool_that_is_there_and_does_not_take_it_is_125() {
+    let question = launch(Manner::Plain, false);
+    for error in [
+        SpoolError::Line(LineError::NoNetns),
+        SpoolError::NotRegular {
+            path: "/d/processes".into(),
+            what: "a FIFO",
+        },
+        SpoolError::Held {
+            path: "/d/lock".into(),
+            waited: Duration::from_secs(10),
+        },
+    ] {
+        for unreachable in [None, Some(Errno::NOENT)] {
+            let outcome = Outcome::unspooled(&question, &error, unreachable);
+            assert_eq!((outcome.code, outcome.err.lines().count()), (125, 1));
+            assert!(outcome.err.contains(&error.to_string()), "{}", outcome.err);
+            assert_eq!(
+                outcome.err.contains("no broker at /s"),
+                unreachable.is_some()
+            );
+        }
+    }
 }

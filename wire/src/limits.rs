@@ -9,6 +9,9 @@ pub const DATAGRAM: usize = 64 * 1024;
 /// The longest line of a spool in bytes, its newline not counted.
 pub const LINE: usize = 64 * 1024;
 
+/// The most bytes of lines that may wait in the file of one spool.
+pub const SPOOL: u64 = 16 * 1024 * 1024;
+
 /// The most arguments of one launch, the command itself not counted.
 pub const ARGUMENTS: usize = 1024;
 
