@@ -214,15 +214,13 @@ impl Service {
                 .takes
                 .get(&id.take)
                 .map_or(0, |t| t.length(id.at));
-            if length == 0 || length > limits::LINE {
+            if length > limits::LINE {
                 self.lines.queue.pop_front();
-                if length > 0 {
-                    let why = format!(
-                        "the line has {length} bytes; at most {} are read",
-                        limits::LINE
-                    );
-                    self.drop_line(id, Reason::TooLarge, &why);
-                }
+                let why = format!(
+                    "the line has {length} bytes; at most {} are read",
+                    limits::LINE
+                );
+                self.drop_line(id, Reason::TooLarge, &why);
                 self.lines.over(id);
                 continue;
             }
