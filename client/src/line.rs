@@ -1,7 +1,7 @@
 //! A launch as a line of a spool; with `--legacy` one that the host scripts of before Portcullis read as it was meant.
 
 use portcullis_wire::line::{self, LineError as Unwritable};
-use portcullis_wire::{Launch, limits};
+use portcullis_wire::{Body, Launch, Request, codec};
 
 /// Why a launch cannot be a line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,9 @@ pub(crate) enum LineError {
         /// Which word.
         what: String,
     },
+    /// The host makes a request of it, and that would not fit into a datagram.
+    #[error("the command line is too long: a request may have 64 KiB")]
+    TooLarge,
     /// The others of the wire.
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
@@ -59,6 +62,8 @@ pub(crate) fn of(launch: &Launch, legacy: bool) -> Result<String, LineError> {
             return Err(LineError::LineBreak { what });
         }
     }
+    let body = Body::Launch(launch.clone());
+    codec::encode(&Request { id: u64::MAX, body }).map_err(|_| LineError::TooLarge)?;
     if legacy {
         bare(launch)
     } else {
@@ -95,9 +100,6 @@ fn bare(launch: &Launch) -> Result<String, LineError> {
             line.push(' ');
         }
         line.push_str(word);
-    }
-    if line.len() > limits::LINE {
-        return Err(Unwritable::TooLong.into());
     }
     Ok(line)
 }
@@ -239,12 +241,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_64_kib_is_refused() {
-        let long = "x".repeat(limits::LINE - 2);
+    fn what_is_too_long_for_a_line_or_for_the_request_that_it_becomes_is_refused() {
+        let long = "x".repeat(65_400);
         for legacy in [false, true] {
             assert!(of(&launch(Some("n"), &[&long]), legacy).is_ok());
-            let message = refused(Some("nn"), &[&long], legacy);
-            assert!(message.contains("65536 bytes"), "{message}");
+            // The line would be shorter than 64 KiB.
+            let message = refused(Some("n"), &[&long, &"x".repeat(110)], legacy);
+            assert!(message.contains("64 KiB"), "{message}");
         }
+        // And here the request would, which has no quotes.
+        let message = refused(Some("n"), &[&"'".repeat(20_000)], false);
+        assert!(message.contains("65536 bytes"), "{message}");
     }
 }

@@ -39,15 +39,25 @@ pub enum Act {
 
 /// A listener that performs its acts, one connection each.
 pub struct Peer {
-    dir: TempDir,
+    path: PathBuf,
     thread: JoinHandle<Vec<Request>>,
+    _dir: Option<TempDir>,
 }
 
 impl Peer {
     /// Listens, and performs.
     pub fn new(acts: Vec<Act>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
+        let peer = Self::at(dir.path().join("s"), acts);
+        Self {
+            _dir: Some(dir),
+            ..peer
+        }
+    }
+
+    /// The same at that path.
+    pub fn at(path: PathBuf, acts: Vec<Act>) -> Self {
+        let own = path.clone();
         let mut listener = listening(&path);
         let thread = std::thread::spawn(move || {
             let mut requests = vec![];
@@ -100,7 +110,11 @@ impl Peer {
             }
             requests
         });
-        Self { dir, thread }
+        Self {
+            path: own,
+            thread,
+            _dir: None,
+        }
     }
 
     /// The client, led here.
@@ -110,7 +124,7 @@ impl Peer {
 
     /// The same, not started yet.
     pub fn command(&self, words: &[&str]) -> Command {
-        command(&self.dir.path().join("s"), words)
+        command(&self.path, words)
     }
 
     /// The requests that came.
