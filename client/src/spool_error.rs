@@ -25,7 +25,7 @@ pub(crate) enum SpoolError {
     },
     /// Somebody has the lock.
     #[error(
-        "another process has had the lock {} for {} s, and nothing was written; lslocks says which, and a launch may be tried again",
+        "the lock {} was not to be had for {} s, and nothing was written; lslocks says who has it, and the launch may be tried again",
         path.display(), waited.as_secs()
     )]
     Held {

@@ -420,7 +420,7 @@ fn a_lock_that_is_held_is_waited_for_ten_seconds() {
     let waited = begin.elapsed();
     let lock = spool.file("lock").display().to_string();
     assert_failed(&output, &[&lock, "for 10 s"]);
-    assert!((10..13).contains(&waited.as_secs()), "{waited:?}");
+    assert!((10..30).contains(&waited.as_secs()), "{waited:?}");
     assert!(!spool.file("processes").exists());
     holder.let_go();
     assert_eq!(code(&spool.write(&["a"])), 0);
@@ -433,7 +433,7 @@ fn a_shorter_patience_holds_for_the_lock_too() {
     let begin = Instant::now();
     let output = spool.command(&["--timeout", "1"], &["a"]).output().unwrap();
     assert_failed(&output, &["for 1 s"]);
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(8));
 }
 
 #[test]

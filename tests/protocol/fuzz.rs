@@ -10,34 +10,34 @@ use portcullis_wire::{
 };
 
 const POLICY: &str = include_str!("fuzz.toml");
-const NETWORK: &str = "7f3f3b5a-6a0c-4a4c-8a53-0d5b1a7a9d11";
+pub(crate) const NETWORK: &str = "7f3f3b5a-6a0c-4a4c-8a53-0d5b1a7a9d11";
 
 /// xorshift64*: enough to shuffle bytes.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap() % end.max(1)
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[3]
     }
 
-    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 }
 
 /// Texts that stand near a decision: what rules want, and what attackers send instead.
-fn words() -> Vec<String> {
+pub(crate) fn words() -> Vec<String> {
     let mut words: Vec<String> = [
         "", "-", "--", "-v", "--privileged", "/:/host", "..", "../..", "/", "+5", "007", "5", "300",
         "65536", "::1", "0::1", "10.0.0.1", "10.0.0.01", "fe80::1%eth0", "\u{661}", "\u{2028}", "a\nb",
@@ -159,7 +159,7 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 

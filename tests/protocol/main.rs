@@ -9,6 +9,7 @@
 
 mod framing;
 mod fuzz;
+mod lines;
 mod memory;
 mod requests;
 
