@@ -127,8 +127,8 @@ install:
 	done
 	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system"
 	shopt -s nullglob
-	for unit in systemd/*.{socket,service,target}; do
-		sed 's|/usr/\(libexec\|bin\)/portcullis|$(PREFIX)/\1/portcullis|' "$$unit" >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/}"
+	for unit in systemd/*.{socket,path,service,target}; do
+		sed -E 's@/usr/(libexec|bin|share/doc)/portcullis@$(PREFIX)/\1/portcullis@' "$$unit" >"$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit#systemd/}"
 	done
 	for preset in systemd/*.preset; do
 		install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/system-preset" "$$preset"
@@ -159,7 +159,7 @@ uninstall:
 		"$(DESTDIR)$(PREFIX)"/share/zsh/site-functions/_portcullis-policy \
 		"$(DESTDIR)$(PREFIX)"/share/fish/vendor_completions.d/portcullis-policy.fish
 	rm -f "$(DESTDIR)$(PREFIX)"/bin/portcullis{,-policy} \
-		"$(DESTDIR)$(PREFIX)"/lib/systemd/system/portcullis{@.socket,@.service,.target} \
+		"$(DESTDIR)$(PREFIX)"/lib/systemd/system/portcullis{@.socket,-spool@.path,@.service,.target} \
 		"$(DESTDIR)$(PREFIX)"/lib/systemd/system-preset/90-portcullis.preset \
 		"$(DESTDIR)$(PREFIX)"/lib/{sysusers,tmpfiles}.d/portcullis.conf
 
