@@ -211,6 +211,71 @@ fn a_role_sets_a_machine_up_and_changes_nothing_when_it_runs_again() {
 }
 
 #[test]
+fn a_role_makes_an_agents_spools_and_systemd_watches_what_the_policy_has() {
+    let machine = Machine::boot();
+    let control = Control::new(&machine);
+    let role = control.role();
+    let wanted = |spool: &str| {
+        let dir = format!("/var/spool/portcullis/lines/{spool}");
+        let text = rules("lines", "httpd").replace(
+            "[[launch]]",
+            &format!("[[spool]]\ncommand = \"httpd\"\ndir = \"{dir}\"\n[[launch]]\nspool = true"),
+        );
+        agents(&json!([
+            { "name": "web", "content": rules("web", "httpd") },
+            { "name": "lines", "content": text, "applets": ["/bin/httpd"],
+              "spools": [{ "command": "httpd", "dir": dir, "owner": UID, "group": UID }] },
+        ]))
+    };
+    let watched = || machine.property("portcullis-spool@lines.path", "Paths");
+    for spool in ["one", "other"] {
+        let wanted = wanted(spool);
+        assert_ne!(control.must(&role, &wanted, &["--check", "--diff"]), 0);
+        assert!(!watched().contains(spool));
+        assert_ne!(control.must(&role, &wanted, &["--diff"]), 0);
+        for options in [&[][..], &["--check"][..]] {
+            let again = control.run(&role, &wanted, options);
+            assert_eq!((again.changed, again.failed), (0, 0), "{}", again.text);
+        }
+        let timestamp = format!("/var/spool/portcullis/lines/{spool}/processes-timestamp");
+        assert_eq!(watched(), format!("{timestamp} (PathModified)"));
+        machine.must("systemctl is-enabled portcullis-spool@lines.path");
+    }
+    assert_eq!(
+        machine.must("stat -c '%u %a' /var/spool/portcullis/lines/*"),
+        format!("{UID} 750\n{UID} 750")
+    );
+    assert_eq!(
+        machine.must("stat -c '%u %a' /var/spool/portcullis/lines"),
+        "0 755"
+    );
+    machine.must("test ! -e /etc/systemd/system/portcullis-spool@web.path.d");
+
+    // The volumes are what an agent needs: without the socket's, the applet leaves a line.
+    let volumes: Value = serde_json::from_str(&machine.must("cat /root/volumes.json")).unwrap();
+    let volumes: Vec<_> = volumes["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| format!("--volume={}", v.as_str().unwrap()))
+        .filter(|v| !v.contains("/run/portcullis"))
+        .collect();
+    machine.must("mkdir -p /run/netns");
+    machine.must(&format!(
+        "podman run --rm --network=none --user={UID}:{UID} --cap-drop=all {} {IMAGE} /bin/httpd --nope",
+        volumes.join(" ")
+    ));
+    let denied = || machine.journal("--unit=portcullis@lines.service PORTCULLIS_VERDICT=denied");
+    holds("the line is judged", || !denied().is_empty());
+    let audit = denied();
+    assert_eq!(audit[0]["PORTCULLIS_REASON"], "argument");
+    assert_eq!(
+        audit[0]["PORTCULLIS_SPOOL"],
+        "/var/spool/portcullis/lines/other"
+    );
+}
+
+#[test]
 fn a_broken_policy_is_refused_and_the_others_are_in_force_without_a_restart() {
     let machine = Machine::boot();
     let control = Control::new(&machine);
