@@ -8,6 +8,7 @@ use super::journal::{Journal, Take};
 use crate::walk::{kind, walk};
 use portcullis_policy::Spool;
 use portcullis_wire::Reason;
+use portcullis_wire::limits::SPOOL;
 use rustix::fs::inotify::WatchFlags;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, inotify};
 use rustix::io::Errno;
@@ -18,8 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The most bytes that are taken at once.
-const BYTES: u64 = 16 * 1024 * 1024;
 /// The most lines that are taken at once.
 pub(super) const MOST: usize = 65_536;
 /// How much of what is dropped is shown.
@@ -154,7 +153,7 @@ impl Taker {
             let reader = reopen(file, OFlags::RDONLY).map_err(failed("opened"))?;
             let reader = File::from(reader);
             (&reader)
-                .take(BYTES)
+                .take(SPOOL)
                 .read_to_end(&mut bytes)
                 .map_err(failed("read"))?;
             size = reader.metadata().map_err(failed("read"))?.len();
@@ -210,7 +209,7 @@ fn dropped(over: &[u8], size: u64, read: usize) -> Option<Dropped> {
         (Reason::Malformed, why.to_owned())
     } else {
         let why = format!(
-            "{all} bytes were dropped: at most {BYTES} bytes and {MOST} lines are taken at once"
+            "{all} bytes were dropped: at most {SPOOL} bytes and {MOST} lines are taken at once"
         );
         (Reason::TooLarge, why)
     };
