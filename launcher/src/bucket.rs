@@ -20,10 +20,10 @@ impl Bucket {
         }
     }
 
-    /// When there is a token; now, if there is one.
+    /// When there is a token beside so many that are left for others; now, if there is one.
     #[must_use]
-    pub fn ready_at(&self, rate: Rate, now: Instant) -> Instant {
-        let missing = (1.0 - self.tokens_at(now, rate)).max(0.0);
+    pub fn ready_at(&self, rate: Rate, left: u32, now: Instant) -> Instant {
+        let missing = (1.0 + f64::from(left) - self.tokens_at(now, rate)).max(0.0);
         let wait = missing * rate.per.as_secs_f64() / f64::from(rate.count);
         // A day is the longest that any rate has; what cannot be told is asked again then.
         now + Duration::try_from_secs_f64(wait).unwrap_or(Duration::from_secs(86_400))
@@ -74,9 +74,9 @@ mod tests {
         };
         let mut bucket = Bucket::full();
         let now = Instant::now();
-        assert_eq!(bucket.ready_at(rate, now), now);
+        assert_eq!(bucket.ready_at(rate, 0, now), now);
         assert!(bucket.take(rate) && !bucket.take(rate));
-        let ready = bucket.ready_at(rate, Instant::now());
+        let ready = bucket.ready_at(rate, 0, Instant::now());
         assert!(ready > Instant::now());
         std::thread::sleep(ready - Instant::now() + Duration::from_millis(1));
         assert!(bucket.take(rate));

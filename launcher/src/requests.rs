@@ -94,7 +94,7 @@ impl Service {
             let message = format!("{in_flight} requests are under way; the policy allows no more");
             return self.over_limit(pending, Reason::LimitInFlight, &message);
         }
-        if !self.bucket.take(limits.launches) {
+        if !self.pay(&mut pending, limits.launches) {
             let message = "the policy's [limits] launches is used up for now";
             return self.over_limit(pending, Reason::LimitRate, message);
         }
@@ -114,6 +114,9 @@ impl Service {
             name: plan.name().to_owned(),
             generation: self.generation().to_owned(),
         });
+        if self.is_superseded(plan.name(), &pending) {
+            return self.supersede(&pending);
+        }
         self.supersede_lines(plan.name(), pending.arrival);
         if !self.recovered {
             self.before_recovery.push(pending);

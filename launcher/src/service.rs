@@ -15,7 +15,7 @@ use crate::pidfd::Pidfd;
 use crate::spool::{Journal, Lines, Spools};
 use crate::status::Status;
 use crate::supervise::{Child, PAUSE};
-use crate::table::{Pending, ReplyTo, Table};
+use crate::table::{Arrival, Pending, ReplyTo, Table};
 use crate::workers::{Task, Workers};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Keys of the poll loop; main processes have those from `MAIN` on.
@@ -69,7 +70,7 @@ pub(crate) struct Service {
     pub(crate) listener: Option<OwnedFd>,
     pub(crate) spools: Spools,
     pub(crate) lines: Lines,
-    arrivals: u64,
+    arrivals: Arc<AtomicU64>,
     pub(crate) signals: SignalFd,
     pub(crate) children: Vec<Child>,
     pub(crate) start_at: Option<Instant>,
@@ -106,6 +107,7 @@ impl Service {
             agent: options.agent.as_str().to_owned(),
             files: Vec::new(),
         };
+        let arrivals = Arc::new(AtomicU64::new(0));
         let mut service = Self {
             options,
             config,
@@ -125,9 +127,9 @@ impl Service {
             operator: Operator::new(control),
             bundle,
             listener,
-            spools: Spools::new(journal)?,
+            spools: Spools::new(journal, Arc::clone(&arrivals))?,
             lines: Lines::default(),
-            arrivals: 0,
+            arrivals,
             signals,
             children: Vec::new(),
             start_at: None,
@@ -361,9 +363,8 @@ impl Service {
     }
 
     /// The number of the next request.
-    pub(crate) fn next_arrival(&mut self) -> u64 {
-        self.arrivals += 1;
-        self.arrivals
+    pub(crate) fn next_arrival(&mut self) -> Arrival {
+        (1 + self.arrivals.fetch_add(1, Ordering::Relaxed), 0, 0)
     }
 
     /// Has the end of a main process told.

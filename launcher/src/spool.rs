@@ -23,7 +23,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use taker::{TakeError, Taken, Taker};
@@ -44,6 +44,7 @@ const HELD: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Spools {
     journal: Arc<Journal>,
+    arrivals: Arc<AtomicU64>,
     watches: Arc<OwnedFd>,
     /// Until then nothing that is told is listened to.
     deaf_until: Option<Instant>,
@@ -79,11 +80,12 @@ impl Drop for Watched {
 }
 
 impl Spools {
-    pub(crate) fn new(journal: Journal) -> io::Result<Self> {
+    pub(crate) fn new(journal: Journal, arrivals: Arc<AtomicU64>) -> io::Result<Self> {
         let (tell, outcomes) = channel();
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         Ok(Self {
             journal: Arc::new(journal),
+            arrivals,
             watches: Arc::new(inotify::init(flags)?),
             deaf_until: None,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
@@ -124,6 +126,7 @@ impl Spools {
             journal: Arc::clone(&self.journal),
             watches: Arc::clone(&self.watches),
             ended: Arc::clone(&ended),
+            arrivals: Arc::clone(&self.arrivals),
             unsure: true,
         };
         let (number, tell, wake) = (self.next, self.tell.clone(), Arc::clone(&self.wake));
@@ -284,6 +287,7 @@ impl Service {
         };
         let spool = watched.spool.clone();
         watched.asked = None;
+        let watch_is_new = taken.watch != watched.watch;
         if let Some(watch) = taken.watch {
             let old = watched.watch.replace(watch).filter(|old| *old != watch);
             if let Some(old) = old {
@@ -292,7 +296,8 @@ impl Service {
             }
         }
         // What was told while it was at work is older than `now`, and has to be looked for after the pause.
-        let told = watched.look_at <= now;
+        // And what was told of a watch that nobody knew yet was not heard at all.
+        let told = watched.look_at <= now || watch_is_new;
         match &error {
             None => {
                 watched.pause = AGAIN.0;
@@ -309,6 +314,7 @@ impl Service {
                 args: vec![dropped.text],
                 ..Launch::default()
             };
+            let recorded = self.denial_records.one_more();
             let verdict = Verdict {
                 word: "denied",
                 reason: Some(dropped.reason),
@@ -316,13 +322,10 @@ impl Service {
                 ..self.blank()
             };
             let who = Who::Spool(Arc::clone(&spool.dir));
-            audit::record(
-                &agent,
-                Some(&who),
-                &Asked::of(&launch),
-                &verdict,
-                Phases::default(),
-            );
+            let asked = Asked::of(&launch);
+            if recorded {
+                audit::record(&agent, Some(&who), &asked, &verdict, Phases::default());
+            }
             let reason = Some(dropped.reason);
             self.counts.answered("denied", reason, "launcher", 1);
         }

@@ -28,7 +28,7 @@ pub(crate) struct Child {
     pub(crate) key: u64,
     pub(crate) since: Instant,
     pub(crate) draining: bool,
-    generation: String,
+    pub(crate) generation: String,
     reports: Bucket,
 }
 

@@ -19,6 +19,9 @@ pub(crate) enum ReplyTo {
     Line(Line),
 }
 
+/// How many requests had arrived; of lines also which take, and which of its lines. A line is from before its take.
+pub(crate) type Arrival = (u64, u64, u32);
+
 /// A request that was understood, and where its answer goes.
 #[derive(Debug)]
 pub struct Pending {
@@ -27,7 +30,7 @@ pub struct Pending {
     /// The request's id.
     pub id: u64,
     /// Grows from request to request.
-    pub(crate) arrival: u64,
+    pub(crate) arrival: Arrival,
     /// The request.
     pub launch: Launch,
     /// The peer.

@@ -41,6 +41,10 @@ pub(crate) struct Take {
     pub(crate) command: Arc<str>,
     /// The spool's directory, as the policy has it.
     pub(crate) dir: Arc<str>,
+    /// So many requests had arrived when all of its lines had been written.
+    pub(crate) after: u64,
+    /// How many bytes it has.
+    pub(crate) size: u64,
     path: PathBuf,
     /// Where each line begins, the byte before it not counted, and how long it is.
     lines: Vec<(u64, u32)>,
@@ -114,9 +118,15 @@ impl Journal {
         let mut takes = Vec::new();
         for (number, name) in self.names()? {
             if name.ends_with(".taking") {
-                let take = Take::read(number, self.path.join(name))?;
-                if chosen(&take.dir) {
-                    takes.push(take);
+                match Take::read(number, self.path.join(name)) {
+                    Ok(take) if chosen(&take.dir) => takes.push(take),
+                    // Another spool's, finished meanwhile, or unreadable: nobody's lines have to wait for that.
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        tracing::error!(%error, "a part of the journal cannot be read, and stays");
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -159,7 +169,16 @@ impl Journal {
         })
     }
 
-    /// Takes note that a take is in the journal alone.
+    /// Removes a take that is still where it came from.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn withdraw(&self, take: Take) -> io::Result<()> {
+        fs::remove_file(take.path)
+    }
+
+    /// Takes note that a take is in the journal alone. It is not waited for that the disk has this: the agent's file is
+    /// empty there, so that nothing would be found in it.
     ///
     /// # Errors
     /// What the file system says; the take is then still what it was.
@@ -167,7 +186,7 @@ impl Journal {
         let path = self.path.join(take.number.to_string());
         fs::rename(&take.path, &path)?;
         take.path = path;
-        self.sync()
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -206,6 +225,8 @@ impl Take {
             command: command.into(),
             dir: dir.into(),
             left: waiting.len(),
+            after: 0,
+            size: at as u64,
             path,
             lines,
             waiting,

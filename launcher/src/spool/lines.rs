@@ -6,7 +6,7 @@ use super::taker::MOST;
 use crate::audit::{self, Asked, Phases, Verdict, Who, now};
 use crate::bucket::Bucket;
 use crate::service::Service;
-use crate::table::{Pending, ReplyTo};
+use crate::table::{Arrival, Pending, ReplyTo};
 use portcullis_policy::Rate;
 use portcullis_wire::{
     Attach, Body, DenialCount, Directive, Launch, Reason, Reply, Request, codec, limits,
@@ -45,6 +45,8 @@ pub(crate) struct Line {
     id: LineId,
     failed: u32,
     busy: u32,
+    /// It has its token of the policy's rate, which each attempt takes.
+    paid: bool,
 }
 
 /// The line that the broker has.
@@ -68,7 +70,7 @@ pub(crate) struct Lines {
     under_way: usize,
     parked: Vec<(Instant, Pending)>,
     /// The newest request for each name, while there are lines that could be older.
-    newest: HashMap<String, u64>,
+    newest: HashMap<String, Arrival>,
     /// Lines that are given to nobody before then: no broker had room.
     wait_until: Option<Instant>,
 }
@@ -87,6 +89,13 @@ impl Default for Lines {
             newest: HashMap::new(),
             wait_until: None,
         }
+    }
+}
+
+impl Pending {
+    /// Whether a line needs no further token of the policy's rate.
+    fn is_paid(&self) -> bool {
+        matches!(&self.to, ReplyTo::Line(line) if line.paid)
     }
 }
 
@@ -109,7 +118,8 @@ impl Lines {
 
     /// Whether more may be taken.
     pub(super) fn have_room(&self) -> bool {
-        self.waiting() < MOST
+        let bytes: u64 = self.takes.values().map(|take| take.size).sum();
+        self.waiting() < MOST && bytes < 2 * limits::SPOOL
     }
 
     /// A line's spool, and how it begins.
@@ -119,7 +129,7 @@ impl Lines {
             Ok(text) => Some((take, text)),
             Err(error) => {
                 let spool = &*take.dir;
-                tracing::error!(spool, %error, "a line cannot be read in the journal, and is dropped");
+                tracing::error!(spool, %error, "a line cannot be read in the journal; it is tried again");
                 None
             }
         }
@@ -188,13 +198,19 @@ impl Service {
                 // Whatever makes room wakes the loop.
                 return Some(now + BUSY.1);
             }
+            let rate = self.policy.as_ref()?.limits().launches;
+            let free = self.bucket.ready_at(rate, rate.count / 2, now);
+            if free > now && !first.1.1.is_paid() {
+                return Some(free);
+            }
             let (_, mut pending) = self.lines.parked.swap_remove(at);
             self.lines.under_way += 1;
+            pending.plan = None;
             pending.at = Phases {
                 received: audit::now(),
                 ..Phases::default()
             };
-            self.reconsider(vec![pending]);
+            self.consider(pending);
         }
     }
 
@@ -224,17 +240,21 @@ impl Service {
                 self.lines.over(id);
                 continue;
             }
-            let paced = self.lines.pace.ready_at(PACE, now);
-            let free = self.bucket.ready_at(rate, now).max(paced);
+            let paced = self.lines.pace.ready_at(PACE, 0, now);
+            let free = self.bucket.ready_at(rate, rate.count / 2, now).max(paced);
             if free > now {
                 return Some(free);
             }
-            let serving = self.children.iter().filter(|c| c.broker.ready.is_some());
-            let broker = serving.filter(|c| !c.draining).max_by_key(|c| c.key)?;
+            // One of an older policy would deny, for ever, what this one allows.
+            let (serving, generation) = (self.children.iter(), self.generation());
+            let serving = serving.filter(|c| c.broker.ready.is_some() && !c.draining);
+            let broker = serving
+                .filter(|c| c.generation == generation)
+                .max_by_key(|c| c.key)?;
             let Some((take, text)) = self.lines.look(id, limits::LINE) else {
-                self.lines.queue.pop_front();
-                self.lines.over(id);
-                continue;
+                let until = now + BUSY.1;
+                self.lines.wait_until = Some(until);
+                return Some(until);
             };
             let number = self.lines.next;
             let directive = Directive::Line {
@@ -283,12 +303,9 @@ impl Service {
             }) if is_a_line(&launch) => Some(launch),
             _ => None,
         };
-        let dir = self
-            .lines
-            .takes
-            .get(&id.take)
-            .map(|take| Arc::clone(&take.dir));
-        let (Some(launch), Some(dir)) = (launch, dir) else {
+        let take = self.lines.takes.get(&id.take);
+        let of = take.map(|take| (Arc::clone(&take.dir), take.after));
+        let (Some(launch), Some((dir, after))) = (launch, of) else {
             // It is not the line's fault: the next broker has it.
             self.lines.queue.push_front(id);
             return Err("read a line as what no line can say".to_owned());
@@ -298,9 +315,10 @@ impl Service {
                 id,
                 failed: 0,
                 busy: 0,
+                paid: false,
             }),
             id: number,
-            arrival: self.next_arrival(),
+            arrival: (after, id.take, id.at + 1),
             asked: Asked::of(&launch),
             launch,
             who: Who::Spool(dir),
@@ -327,6 +345,11 @@ impl Service {
         denial: &DenialCount,
     ) -> Result<(), String> {
         let id = self.asked(broker, number)?;
+        if generation != self.generation() {
+            // By the policy that was reloaded meanwhile.
+            self.lines.queue.push_front(id);
+            return Ok(());
+        }
         if denial.reason == Reason::PolicyUnavailable {
             // That one has no policy, and there is one: a broker is to come that has it.
             self.lines.queue.push_front(id);
@@ -391,6 +414,17 @@ impl Service {
         );
     }
 
+    /// Takes a token of the policy's rate for a request, where it has none yet.
+    pub(crate) fn pay(&mut self, pending: &mut Pending, rate: Rate) -> bool {
+        match &mut pending.to {
+            ReplyTo::Client(_) => self.bucket.take(rate),
+            ReplyTo::Line(line) => {
+                line.paid = line.paid || self.bucket.take(rate);
+                line.paid
+            }
+        }
+    }
+
     /// It is known what came of a line, for now.
     pub(crate) fn line_is_answered(&mut self, mut pending: Pending, reply: &Reply) {
         self.lines.under_way = self.lines.under_way.saturating_sub(1);
@@ -409,6 +443,7 @@ impl Service {
             } => BUSY.1,
             Reply::Failed(_) if line.failed < RETRIES => {
                 line.failed += 1;
+                line.paid = false;
                 doubled(RETRY, line.failed - 1)
             }
             Reply::Failed(failure) => {
@@ -434,10 +469,27 @@ impl Service {
         self.lines.parked.push((Instant::now() + pause, pending));
     }
 
+    /// Whether a newer request than this line was allowed for the name.
+    pub(crate) fn is_superseded(&self, name: &str, pending: &Pending) -> bool {
+        let newest = self.lines.newest.get(name);
+        matches!(pending.to, ReplyTo::Line(_))
+            && newest.is_some_and(|newest| *newest > pending.arrival)
+    }
+
+    /// Ends such a line.
+    pub(crate) fn supersede(&mut self, pending: &Pending) {
+        self.lines.under_way = self.lines.under_way.saturating_sub(1);
+        self.end_line(pending, "superseded", None, "a newer request has the name");
+    }
+
     /// A request was allowed: lines that wait to be tried again for the same name are older, and the name is not theirs.
-    pub(crate) fn supersede_lines(&mut self, name: &str, arrival: u64) {
+    pub(crate) fn supersede_lines(&mut self, name: &str, arrival: Arrival) {
         if self.lines.waiting() == 0 {
             return;
+        }
+        // A name that is forgotten may get an older line's launch; remembering all would take memory without end.
+        if self.lines.newest.len() >= MOST {
+            self.lines.newest.clear();
         }
         let newest = self.lines.newest.entry(name.to_owned()).or_default();
         *newest = arrival.max(*newest);

@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The most lines that are taken at once.
 pub(super) const MOST: usize = 65_536;
@@ -70,6 +70,8 @@ pub(super) struct Taker {
     pub(super) watches: Arc<OwnedFd>,
     /// The policy has no such spool any more.
     pub(super) ended: Arc<AtomicBool>,
+    /// How many requests have arrived.
+    pub(super) arrivals: Arc<AtomicU64>,
     /// What was begun last may not be finished: an earlier life did it, or it failed.
     pub(super) unsure: bool,
 }
@@ -95,6 +97,8 @@ impl Taker {
                 }
             }
         }
+        // Whoever wrote what is there had the lock before.
+        let after = self.arrivals.load(Ordering::Relaxed);
         let mut taken = Taken {
             watch: Some(watch),
             ..Taken::default()
@@ -102,6 +106,9 @@ impl Taker {
         if !self.ended.load(Ordering::Relaxed) {
             let before = std::mem::replace(&mut self.unsure, true);
             self.take_from(&dir, owner, before, &mut taken)?;
+            for take in &mut taken.takes {
+                take.after = after;
+            }
             self.unsure = false;
         }
         // Closing it lets go of the lock.
@@ -158,6 +165,15 @@ impl Taker {
                 .map_err(failed("read"))?;
             size = reader.metadata().map_err(failed("read"))?.len();
         }
+        // Before anything is copied: who has a lease on the file, or runs it, keeps it from being opened for writing, and
+        // would have a copy made with each try.
+        let writer = match file.filter(|_| !bytes.is_empty()) {
+            Some(file) => {
+                let writer = reopen(&file, OFlags::WRONLY).map_err(failed("opened for writing"))?;
+                Some(File::from(writer))
+            }
+            None => None,
+        };
         let mut rest = bytes.as_slice();
         for take in &unfinished {
             // An earlier life was killed in between. What it has in the journal is taken, wherever else it is.
@@ -166,18 +182,22 @@ impl Taker {
             }
         }
         let lines = whole_lines(rest);
+        let mut new = None;
         if !lines.is_empty() {
             let Spool { command, dir, .. } = &self.spool;
-            unfinished.push(self.journal.write(command, dir, lines).map_err(journal)?);
+            new = Some(self.journal.write(command, dir, lines).map_err(journal)?);
         }
-        if let Some(file) = file.filter(|_| !bytes.is_empty()) {
-            let writer = reopen(&file, OFlags::WRONLY).map_err(failed("opened for writing"))?;
-            let writer = File::from(writer);
-            writer
-                .set_len(0)
-                .and_then(|()| writer.sync_all())
-                .map_err(failed("emptied"))?;
+        if let Some(writer) = writer {
+            if let Err(error) = writer.set_len(0) {
+                // It is all still there, and one copy for each try would fill the disk.
+                if let Some(take) = new {
+                    self.journal.withdraw(take).map_err(journal)?;
+                }
+                return Err(failed("emptied")(error));
+            }
+            writer.sync_all().map_err(failed("emptied"))?;
         }
+        unfinished.extend(new);
         for mut take in unfinished {
             self.journal.finish(&mut take).map_err(journal)?;
             taken.takes.push(take);
