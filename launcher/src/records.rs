@@ -11,6 +11,13 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long the lock of another launcher is believed to be that of one that has just ended.
+const MOMENT: Duration = Duration::from_secs(2);
+/// The pause between two looks at it.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What is known of one launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +102,21 @@ impl Records {
         }
         let path = state_dir.join("lock");
         let alone = open_lock(&path)?;
-        match rustix::fs::flock(&alone, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                records,
-                locks,
-                _alone: alone,
-            }),
-            Err(Errno::WOULDBLOCK) => Err(RecordError::NotAlone(path)),
-            Err(errno) => Err(RecordError::file("lock", &path)(errno)),
+        // What a launcher that was killed had forked, and is not podman yet, has its lock for a moment more.
+        let until = Instant::now() + MOMENT;
+        loop {
+            match rustix::fs::flock(&alone, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    return Ok(Self {
+                        records,
+                        locks,
+                        _alone: alone,
+                    });
+                }
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => sleep(LOOK),
+                Err(Errno::WOULDBLOCK) => return Err(RecordError::NotAlone(path)),
+                Err(errno) => return Err(RecordError::file("lock", &path)(errno)),
+            }
         }
     }
 

@@ -14,4 +14,5 @@ mod neighbours;
 mod package;
 mod payload;
 mod reload;
+mod spool;
 mod survival;

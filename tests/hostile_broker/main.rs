@@ -6,10 +6,10 @@
 //! that came before it.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use portcullis_tests::{DESCRIPTORS, FLOODS, FORGERIES, LAYERS, NOISE};
+use portcullis_tests::{DESCRIPTORS, FLOODS, FORGERIES, LAYERS, LINES, NOISE};
 use portcullis_wire::{
-    Attach, Body, DenialCount, DeniedLaunch, Excerpt, Launch, Order, Reason, Request, Target,
-    codec, limits,
+    Attach, Body, DenialCount, DeniedLaunch, Directive, Excerpt, Launch, Order, Reason, Request,
+    Target, codec, limits,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{
@@ -69,6 +69,13 @@ fn attack(kind: &str, number: usize) {
         _ => ready(&["seccomp".to_owned()]),
     };
     order(&link, &ready, &[]);
+    if kind == "choke" {
+        let _ = line_to_judge(&link);
+        return;
+    }
+    if kind == "lines" {
+        lines(&link, number);
+    }
     let client = accept_with(&listener, SocketFlags::CLOEXEC).expect("a client");
     let mut bytes = vec![0; limits::DATAGRAM];
     let (length, _) = recv(&client, &mut bytes[..], RecvFlags::empty()).expect("a request");
@@ -95,7 +102,7 @@ fn attack(kind: &str, number: usize) {
                 std::thread::park();
             }
         }
-        "forward" | "layers" => {} // as an honest one does, whoever the client is
+        "forward" | "layers" | "lines" => {} // as an honest one does, whoever the client is
         other => panic!("no attack {other}"),
     }
     forward(&link, &bytes, &[client.as_fd()]);
@@ -255,8 +262,138 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
     ]
 }
 
+/// Waits for a line, and gives its number.
+fn line_to_judge(link: &OwnedFd) -> u64 {
+    let mut bytes = vec![0; 2 * limits::DATAGRAM];
+    loop {
+        let received = recv(link, &mut bytes[..], RecvFlags::empty());
+        let (length, _) = received.expect("a directive");
+        if length == 0 {
+            std::process::exit(0); // the launcher has cut the link
+        }
+        if let Ok(Directive::Line { number, .. }) = codec::decode_owned(&bytes[..length]) {
+            return number;
+        }
+    }
+}
+
+/// Waits for a line, and answers as no honest broker does.
+fn lines(link: &OwnedFd, attack: usize) {
+    let number = line_to_judge(link);
+    let plain = |args: &[&str]| Launch {
+        command: "sleep".into(),
+        args: args.iter().map(ToString::to_string).collect(),
+        ..Launch::default()
+    };
+    let honest = launch(&["1001"]);
+    let forged = launch(&[FORGED]);
+    let line = |number, datagram: &[u8], descriptors: &[BorrowedFd]| {
+        order(link, &Order::Line { number, datagram }, descriptors);
+    };
+    let denied = |number| {
+        let denial = reports()[0][0].clone();
+        order(link, &Order::LineDenied { number, denial }, &[]);
+    };
+    let ask = |launch| {
+        let body = Body::Launch(launch);
+        codec::encode(&Request { id: number, body }).expect("a request")
+    };
+    let request = |body| codec::encode(&Request { id: number, body }).expect("a request");
+    let attacks: [&dyn Fn(); LINES] = [
+        // Of lines that it was not given, or not any more.
+        &|| line(number + 1, &forged, &[]),
+        &|| line(0, &forged, &[]),
+        &|| line(u64::MAX, &forged, &[]),
+        &|| denied(number + 1),
+        &|| {
+            line(number, &honest, &[]);
+            line(number, &forged, &[]);
+        },
+        &|| {
+            denied(number);
+            line(number, &forged, &[]);
+        },
+        // What no line can say.
+        &|| line(number, &request(Body::Ping), &[]),
+        &|| line(number, b"", &[]),
+        &|| line(number, b"PC", &[]),
+        &|| line(number, &[&forged[..], b"\0"].concat(), &[]),
+        &|| {
+            let image = Some("localhost/other:1".into());
+            let launch = Launch {
+                image,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| {
+            let env = vec!["LD_PRELOAD=/tmp/x.so".into()];
+            let launch = Launch {
+                env,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| {
+            let attach = Attach::Streams;
+            let launch = Launch {
+                attach,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| {
+            let launch = Launch {
+                dry_run: true,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| line(number, &forged, &[link.as_fd()]),
+        // What the policy does not allow to lines of this spool.
+        &|| line(number, &ask(plain(&["--privileged"])), &[]),
+        &|| {
+            let command = "sh".into();
+            let launch = Launch {
+                command,
+                ..plain(&["-c", FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| {
+            let command = "nap".into();
+            let launch = Launch {
+                command,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        &|| {
+            let netns = Some("../../proc/1/ns/net".into());
+            let launch = Launch {
+                netns,
+                ..plain(&[FORGED])
+            };
+            line(number, &ask(launch), &[]);
+        },
+        // A denial whose words are records and assignments.
+        &|| denied(number),
+    ];
+    attacks[attack]();
+}
+
 /// More reports than anybody wants to read, each in an order of its own or all in one.
 fn flood(link: &OwnedFd, number: usize) {
+    let reports = reports();
+    for round in 0..500 {
+        order(link, &Order::Denied(reports[number].clone()), &[]);
+        order(link, &Order::Connections(round), &[]);
+        order(link, &Order::Connections(u32::MAX), &[]);
+    }
+}
+
+/// Denials with records in their words: one that is long, and many.
+fn reports() -> [Vec<DenialCount>; FLOODS] {
     let forged = "\n{\"verdict\":\"allowed\",\"rule\":\"forged\"}".repeat(200);
     let excerpt = Excerpt {
         text: forged.clone(),
@@ -284,12 +421,7 @@ fn flood(link: &OwnedFd, number: usize) {
         launch: None,
         ..count.clone()
     };
-    let reports: [_; FLOODS] = [vec![count], vec![short; 1000]];
-    for round in 0..500 {
-        order(link, &Order::Denied(reports[number].clone()), &[]);
-        order(link, &Order::Connections(round), &[]);
-        order(link, &Order::Connections(u32::MAX), &[]);
-    }
+    [vec![count], vec![short; 1000]]
 }
 
 fn ready(layers: &[String]) -> Order<'static> {

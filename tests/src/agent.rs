@@ -142,6 +142,14 @@ impl<'h> Agent<'h> {
         self.directory("state")
     }
 
+    /// How many bytes of lines the launcher has taken whose outcome it does not know yet.
+    #[must_use]
+    pub fn journal(&self) -> u64 {
+        let entries = fs::read_dir(self.state().join("spool"));
+        let files = entries.into_iter().flatten().flatten();
+        files.filter_map(|e| Some(e.metadata().ok()?.len())).sum()
+    }
+
     /// What the launcher writes to standard error.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -173,11 +181,22 @@ impl<'h> Agent<'h> {
     /// Starts the launcher as from a shell: it binds the sockets itself.
     #[must_use]
     pub fn start_listening(&self) -> Service {
+        self.remove_sockets();
+        let path = self.socket().display().to_string();
+        Service::start(self, None, &["--listen", &path])
+    }
+
+    /// Starts the launcher without the agent's socket: it has spools alone.
+    #[must_use]
+    pub fn start_without_listener(&self) -> Service {
+        self.remove_sockets();
+        Service::start(self, None, &[])
+    }
+
+    fn remove_sockets(&self) {
         for path in [self.socket(), self.control_socket()] {
             let _ = fs::remove_file(path);
         }
-        let path = self.socket().display().to_string();
-        Service::start(self, None, &["--listen", &path])
     }
 
     pub(crate) fn launcher_options(&self) -> Vec<String> {

@@ -35,4 +35,25 @@ impl Audit {
     pub fn with(&self, field: &str, text: &str) -> Vec<&Value> {
         self.0.iter().filter(|r| r[field] == text).collect()
     }
+
+    /// The audit records of that verdict that lines of that spool have.
+    #[must_use]
+    pub fn of_lines(&self, spool: &Path, verdict: &str) -> Vec<&Value> {
+        let records = self.with("verdict", verdict).into_iter();
+        records.filter(|r| is_about(r, spool)).collect()
+    }
+
+    /// What the launcher says is wrong with that spool, each as the whole record.
+    #[must_use]
+    pub fn errors_of(&self, spool: &Path) -> Vec<String> {
+        let errors = self.with("level", "ERROR").into_iter();
+        errors
+            .filter(|r| is_about(r, spool))
+            .map(Value::to_string)
+            .collect()
+    }
+}
+
+fn is_about(record: &Value, spool: &Path) -> bool {
+    record["spool"].as_str().map(Path::new) == Some(spool)
 }

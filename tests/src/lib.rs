@@ -23,6 +23,7 @@ mod machine;
 mod netns;
 mod process;
 mod service;
+mod spool;
 
 pub use agent::{Agent, binary};
 pub use allocations::{Counting, live, peak};
@@ -37,6 +38,7 @@ pub use machine::{Machine, keep, package};
 pub use netns::{Netns, uuid};
 pub use process::Process;
 pub use service::{LEAK, OPEN_FILES, Service};
+pub use spool::Spool;
 
 /// How many attacks of each kind the hostile broker knows: datagrams that no client sent,
 pub const FORGERIES: usize = 24;
@@ -46,5 +48,7 @@ pub const DESCRIPTORS: usize = 15;
 pub const NOISE: usize = 10;
 /// layers that no sandbox has,
 pub const LAYERS: usize = 7;
+/// answers to lines that were not asked for, or not so,
+pub const LINES: usize = 20;
 /// and floods of reports.
 pub const FLOODS: usize = 2;

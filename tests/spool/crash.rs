@@ -1,0 +1,171 @@
+//! Launcher and broker killed between a line and its launch: it is launched once, or its denial is on record.
+
+use crate::{SLEEP, launched, line, recorded, with_spool};
+use portcullis_tests::{Host, Spool, holds};
+use rustix::process::Signal;
+
+#[test]
+fn a_line_that_was_taken_is_launched_by_the_next_launcher() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let rules = format!(
+        "\n[limits]\nlaunches = \"1/hour\"\n{SLEEP}{}",
+        spool.table()
+    );
+    let agent = host.agent("blue", &rules);
+    let mut service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    let rest: Vec<_> = (1002..1005).map(line).collect();
+    spool.append(format!("{}\n", rest.join("\n")).as_bytes());
+    spool.touch();
+    // One for each life of the launcher's.
+    for seconds in 1002..1005 {
+        holds("they are taken", || spool.content().is_empty());
+        service.kill();
+        service = agent.start();
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    spool.wait_until_done(&agent);
+    for seconds in 1001..1005 {
+        let name = format!("sleep-{seconds}");
+        assert_eq!(host.engine().calls().runs_of(&name).len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_line_whose_launch_was_under_way_is_found_again_and_not_doubled() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    host.engine().hang("run", "");
+    spool.write(&line(1001));
+    let runs = || host.engine().calls().runs_of("sleep-1001").len();
+    holds("podman is called", || runs() == 1);
+    assert!(agent.journal() > 0, "its outcome is not known");
+    service.kill();
+    let service = agent.start();
+    assert!(service.operator().is_served());
+    host.engine().release("run");
+    recorded(&service, &spool, "reused", "sleep-1001");
+    spool.wait_until_done(&agent);
+    assert_eq!(runs(), 1);
+    assert_eq!(host.engine().container("sleep-1001").state, "running");
+}
+
+/// Not even when what it launched has ended since.
+#[test]
+fn a_line_that_was_launched_is_not_launched_again_by_the_next_launcher() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let mut service = agent.start();
+    let mut processes = vec![];
+    for seconds in 1001..1004 {
+        spool.write(&line(seconds));
+        let name = format!("sleep-{seconds}");
+        launched(&service, &spool, &name);
+        processes.push(host.engine().container(&name).process());
+        // The rest of a take is still to be done.
+        spool.append(format!("{}\n{}\n", line(seconds + 1000), line(9000)).as_bytes());
+        spool.touch();
+        launched(&service, &spool, &format!("sleep-{}", seconds + 1000));
+        service.kill();
+        for process in &processes {
+            process.signal(Signal::KILL);
+        }
+        service = agent.start();
+        spool.wait_until_done(&agent);
+    }
+    assert!(service.operator().is_served());
+    let calls = host.engine().calls();
+    for seconds in (1001..1004).chain(2001..2004) {
+        assert_eq!(calls.runs_of(&format!("sleep-{seconds}")).len(), 1);
+    }
+}
+
+/// It is given to one broker at a time.
+#[test]
+fn a_line_that_a_broker_had_when_it_died_is_given_to_the_next_one() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    let broker = service.broker();
+    broker.signal(Signal::STOP);
+    spool.append(b"'' 1001\n'' 1002\n");
+    spool.touch();
+    holds("they are taken", || spool.content().is_empty());
+    assert!(
+        service.operator().is_served(),
+        "the broker has the first one"
+    );
+    assert!(host.engine().calls().runs().is_empty());
+    broker.signal(Signal::KILL);
+    launched(&service, &spool, "sleep-1001");
+    launched(&service, &spool, "sleep-1002");
+    spool.wait_until_done(&agent);
+    assert_eq!(host.engine().calls().runs().len(), 2);
+}
+
+#[test]
+fn the_broker_killed_while_lines_are_under_way_loses_and_doubles_none() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    let launcher = service.launcher();
+    let done = || {
+        let audit = service.audit();
+        audit.of_lines(spool.dir(), "launched").len()
+    };
+    for round in 0..4 {
+        let first = 1001 + 5 * round;
+        let lines: Vec<_> = (first..first + 5).map(line).collect();
+        spool.append(format!("{}\n", lines.join("\n")).as_bytes());
+        spool.touch();
+        holds("some are launched", || done() > 5 * round);
+        let broker = service.broker();
+        broker.signal(Signal::KILL);
+        holds("it is gone", || !broker.is_alive());
+    }
+    for seconds in 1001..1021 {
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    spool.wait_until_done(&agent);
+    assert!(launcher.is_alive());
+    assert_eq!(host.engine().calls().runs().len(), 20);
+    assert!(service.audit().of_lines(spool.dir(), "failed").is_empty());
+}
+
+/// What a killed machine or a broken disk leaves.
+#[test]
+fn a_journal_with_broken_files_in_it_keeps_no_other_line_from_being_launched() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    spool.wait_until_done(&agent);
+    service.kill();
+    let head = format!("{{\"command\":\"sleep\",\"dir\":{:?}}}\n", spool.dir());
+    for (name, bytes) in [
+        ("9001", &b""[..]),
+        ("9002", &[0, 255, 10, 0]),
+        ("9003.new", format!("{head}-'' 6661\n").as_bytes()),
+        ("9004.taking", b""),
+        ("9005.taking", format!("{head}-'' 6662").as_bytes()),
+        ("of somebody else", b"'' 6663\n"),
+    ] {
+        std::fs::write(agent.state().join("spool").join(name), bytes).unwrap();
+    }
+    spool.write(&line(1002));
+    let service = agent.start();
+    launched(&service, &spool, "sleep-1002");
+    assert!(service.operator().is_served());
+    let calls = host.engine().calls();
+    assert_eq!(calls.runs().len(), 2, "{calls:?}");
+}

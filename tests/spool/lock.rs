@@ -1,0 +1,76 @@
+//! The lock: the launcher has it for a moment, and whoever keeps it keeps his own lines waiting and nobody else's.
+
+use crate::{NAP, SLEEP, complained, launched, line, with_spool, with_spools};
+use portcullis_tests::{Host, Spool, holds};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn a_lock_that_is_never_let_go_stops_one_spool_is_told_and_costs_no_line() {
+    let host = Host::new();
+    let (sleeps, naps) = (Spool::new(&host, "sleep"), Spool::new(&host, "nap"));
+    let agent = with_spools(&host, &[SLEEP, NAP], &[&sleeps, &naps]);
+    let held = sleeps.hold();
+    sleeps.append_unlocked(b"'' 1001\n");
+    let service = agent.start();
+    sleeps.touch();
+    // Not even for a moment of waiting.
+    for seconds in 2001..2004 {
+        naps.write(&line(seconds));
+        launched(&service, &naps, &format!("nap-{seconds}"));
+        assert!(service.operator().is_served() && service.client().is_served());
+    }
+    complained(&service, &sleeps, "lock");
+    let problem = format!(
+        "STATUS=a spool cannot be taken from: the lock {}",
+        sleeps.lock().display()
+    );
+    service.wait_for_notification(&problem);
+    assert_eq!(sleeps.content(), "'' 1001\n");
+    sleeps.append_unlocked(b"'' 1002\n");
+    drop(held);
+    launched(&service, &sleeps, "sleep-1001");
+    launched(&service, &sleeps, "sleep-1002");
+    sleeps.wait_until_done(&agent);
+}
+
+/// In the field it was held until everything was launched, and wrappers gave up after 10 s.
+#[test]
+fn while_lines_are_launched_writers_have_the_lock() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    host.engine().hang("run", "");
+    spool.write(&line(1001));
+    holds("podman is called", || {
+        !host.engine().calls().runs().is_empty()
+    });
+    assert_eq!(spool.content(), "", "taken");
+    let lock = File::open(spool.lock()).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+    drop(lock);
+    spool.write(&line(1002));
+    holds("it is taken", || spool.content().is_empty());
+    host.engine().release("run");
+    launched(&service, &spool, "sleep-1001");
+    launched(&service, &spool, "sleep-1002");
+}
+
+#[test]
+fn a_lock_that_is_not_there_is_made_for_everybody() {
+    let host = Host::new();
+    let lock = host.path().join("locks/sleep.lock");
+    fs::create_dir(lock.parent().unwrap()).unwrap();
+    let spool = Spool::new(&host, "sleep").with_lock(&lock);
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    holds("it is made", || lock.exists());
+    holds("anybody may lock it", || {
+        fs::metadata(&lock).unwrap().permissions().mode() & 0o777 == 0o666
+    });
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    assert!(!spool.dir().join("lock").exists());
+}

@@ -1,0 +1,185 @@
+//! What an agent may do beside writing lines, and what becomes of the lines then: which of two requests for a name is the
+//! newer one, who gets what of the rate, a file that cannot be emptied, a launcher that has no descriptor left.
+
+use crate::{NAP, SLEEP, complained, launched, line, with_spool, with_spools};
+use portcullis_tests::{Host, Service, Spool, holds, launch, launched as answered};
+use portcullis_wire::Reply;
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+/// One name, whatever is asked for.
+const ONE: &str = r#"
+[[launch]]
+rule = "one"
+command = "sleep"
+spool = true
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "one"
+user = "0:0"
+"#;
+
+fn runs(host: &Host, argument: &str) -> bool {
+    let arguments = host.engine().container("one").process().arguments();
+    arguments.iter().any(|a| a == argument)
+}
+
+#[test]
+fn a_line_that_waited_does_not_take_the_place_of_what_a_newer_datagram_has_started() {
+    let host = Host::new();
+    let (spool, naps) = (Spool::new(&host, "sleep"), Spool::new(&host, "nap"));
+    let rules = format!("\n[limits]\nin_flight = 2\n{ONE}");
+    let agent = with_spools(&host, &[&rules, NAP], &[&spool, &naps]);
+    let service = agent.start();
+    host.engine().hang("run", "nap");
+    naps.write(&line(3000));
+    holds("the place for lines is taken", || {
+        !host.engine().calls().runs_of("nap-3000").is_empty()
+    });
+    spool.write(&line(1001));
+    holds("the line is taken", || spool.content().is_empty());
+    // Its writer was told that it is done, and asks for another one only then.
+    let _newer = answered(
+        service
+            .client()
+            .launch_patiently(&launch("sleep", &["2002"])),
+    );
+    host.engine().release("run");
+    spool.wait_until_done(&agent);
+    assert!(runs(&host, "2002"));
+    assert_eq!(service.audit().of_lines(spool.dir(), "superseded").len(), 1);
+}
+
+#[test]
+fn a_line_of_before_the_start_does_not_take_the_place_of_what_a_datagram_has_started() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spools(&host, &[ONE], &[&spool]);
+    spool.write(&line(1001));
+    let mut client = agent.client();
+    let _service = agent.start();
+    let _newer = answered(client.launch_patiently(&launch("sleep", &["2002"])));
+    spool.wait_until_done(&agent);
+    assert!(runs(&host, "2002"));
+}
+
+/// Lines that reuse what runs cost next to nothing, and could use up a rate all by themselves.
+#[test]
+fn half_of_the_rate_is_left_to_datagrams() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let rules = format!("\n[limits]\nlaunches = \"4/s\"\n{SLEEP}{}", spool.table());
+    let agent = host.agent("blue", &rules);
+    let service = agent.start();
+    let lines = vec![line(1001); 200].join("\n");
+    spool.append(format!("{lines}\n").as_bytes());
+    spool.touch();
+    let reused = |service: &Service| service.audit().of_lines(spool.dir(), "reused").len();
+    holds("lines are at their rate", || reused(&service) >= 8);
+    for _ in 0..8 {
+        let before = reused(&service);
+        let reply = service.client().launch(launch("sleep", &["2002"]));
+        assert!(matches!(reply, Reply::Launched { .. }), "{reply:?}");
+        holds("another line has its turn", || reused(&service) > before);
+    }
+}
+
+/// Sets a lease on the file, and keeps it until its standard input ends.
+const LEASE: &str = r"
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)
+print('leased', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_file_that_cannot_be_emptied_is_not_copied_again_and_again() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    spool.append(format!("{}\n", line(1001)).as_bytes());
+    let mut python = Command::new("python3");
+    let python = python.args(["-c", LEASE]).arg(spool.processes());
+    let python = python.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = python.spawn().unwrap();
+    let mut told = [0; 6];
+    holder.stdout.take().unwrap().read_exact(&mut told).unwrap();
+    let service = agent.start();
+    complained(&service, &spool, "cannot be opened for writing");
+    assert_eq!(
+        fs::read_dir(agent.state().join("spool")).unwrap().count(),
+        0
+    );
+    assert_eq!(spool.content(), format!("{}\n", line(1001)));
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    launched(&service, &spool, "sleep-1001");
+    spool.wait_until_done(&agent);
+    assert_eq!(host.engine().calls().runs().len(), 1);
+}
+
+#[test]
+fn lines_wait_while_the_launcher_has_no_descriptor_left() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let rules = format!("\n[limits]\nlaunches = \"2/s\"\n{SLEEP}{}", spool.table());
+    let agent = host.agent("blue", &rules);
+    let service = agent.start();
+    let lines: Vec<_> = (1001..1009).map(line).collect();
+    spool.append(format!("{}\n", lines.join("\n")).as_bytes());
+    spool.touch();
+    launched(&service, &spool, "sleep-1001");
+    let number = service.launcher().pid.to_string();
+    let limit = |descriptors: &str| {
+        let mut prlimit = Command::new("prlimit");
+        let nofile = format!("--nofile={descriptors}:");
+        let done = prlimit.args(["--pid", &number, &nofile]).status();
+        assert!(done.unwrap().success());
+    };
+    limit("4");
+    complained(&service, &spool, "a line cannot be read in the journal");
+    limit("4096");
+    for seconds in 1001..1009 {
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    spool.wait_until_done(&agent);
+}
+
+#[test]
+fn a_spool_that_left_the_policy_and_came_back_while_its_lock_was_held_is_watched() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let with = agent.policy_text();
+    let without = with
+        .replace(&spool.table(), "")
+        .replace("spool = true\n", "");
+    let lock = spool.hold();
+    let service = agent.start();
+    let number = format!(" {} ", service.launcher().pid);
+    let waiting = || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let ours = |lock: &&str| lock.contains("->") && lock.contains(&number);
+        locks.lines().filter(ours).count()
+    };
+    holds("the lock is waited for", || waiting() == 1);
+    for policy in [&without, &with] {
+        agent.write_policy(policy);
+        service.reload();
+    }
+    holds("it is waited for twice", || waiting() == 2);
+    drop(lock);
+    holds("the lock is not waited for", || waiting() == 0);
+    // Two, as the first one may be found by a look that comes with the lock.
+    for seconds in [1001, 1002] {
+        let before = std::time::Instant::now();
+        spool.write(&line(seconds));
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+        // A look comes every minute, too.
+        assert!(before.elapsed() < std::time::Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,164 @@
+//! When lines are taken: a trigger that is lost costs nothing.
+
+use crate::{launched, line, with_spool};
+use portcullis_tests::{Host, LONG, Spool};
+use std::fs::{self, File};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+#[test]
+fn lines_whose_trigger_came_before_the_launchers_start_are_launched() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    spool.write(&line(1001));
+    spool.write(&line(1002));
+    let service = agent.start();
+    launched(&service, &spool, "sleep-1001");
+    launched(&service, &spool, "sleep-1002");
+    spool.wait_until_done(&agent);
+}
+
+#[test]
+fn lines_of_no_trigger_at_all_are_found_at_the_start() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    spool.append(b"'' 1001\n");
+    let service = agent.start();
+    launched(&service, &spool, "sleep-1001");
+    assert!(!spool.timestamp().exists());
+}
+
+#[test]
+fn a_line_is_launched_when_the_timestamp_is_written() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    let begin = Instant::now();
+    for seconds in 1001..1004 {
+        spool.write(&line(seconds));
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    // Not by the look of every minute.
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    spool.wait_until_done(&agent);
+}
+
+#[test]
+fn a_line_without_a_trigger_is_launched_with_the_next_one() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    spool.append(b"'' 1002\n");
+    spool.write(&line(1003));
+    launched(&service, &spool, "sleep-1002");
+    launched(&service, &spool, "sleep-1003");
+}
+
+/// Waits longer than from one look of the launcher's to the next.
+#[track_caller]
+fn is_found(spool: &Spool) {
+    let end = Instant::now() + 2 * LONG;
+    while !spool.content().is_empty() {
+        assert!(Instant::now() < end, "nobody looks");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// A wrapper that is killed between line and timestamp, and nobody else writes.
+#[test]
+fn a_line_without_a_trigger_is_launched_within_a_minute_or_so() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    spool.append(b"'' 1002\n");
+    is_found(&spool);
+    launched(&service, &spool, "sleep-1002");
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_line_waiting() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    let begin = Instant::now();
+    for (seconds, hours) in [(1001, 24), (1002, 48), (1003, 1)] {
+        spool.append(format!("{}\n", line(seconds)).as_bytes());
+        let past = SystemTime::now() - Duration::from_secs(3600 * hours);
+        let timestamp = File::create(spool.timestamp()).unwrap();
+        timestamp.set_modified(past).unwrap();
+        drop(timestamp);
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    let begin = Instant::now();
+    for seconds in 1001..1004 {
+        spool.append(format!("{}\n", line(seconds)).as_bytes());
+        let new = spool.dir().join("new");
+        fs::write(&new, "").unwrap();
+        fs::rename(new, spool.timestamp()).unwrap();
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+/// The directory may be made after the service was started, and be made anew while it runs.
+#[test]
+fn a_directory_that_is_made_later_or_anew_is_watched() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    fs::remove_dir_all(spool.dir()).unwrap();
+    let service = agent.start();
+    assert!(service.client().is_served());
+    crate::complained(&service, &spool, "");
+    fs::create_dir(spool.dir()).unwrap();
+    spool.write(&line(1001));
+    is_found(&spool);
+    launched(&service, &spool, "sleep-1001");
+
+    fs::remove_dir_all(spool.dir()).unwrap();
+    fs::create_dir(spool.dir()).unwrap();
+    spool.write(&line(1002));
+    is_found(&spool);
+    launched(&service, &spool, "sleep-1002");
+}
+
+/// A writer that signals without end, and has nothing to say.
+#[test]
+fn ten_thousand_triggers_keep_nobody_waiting() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    for round in 0..10_000 {
+        spool.touch();
+        if round % 100 == 0 {
+            let begin = Instant::now();
+            assert!(service.operator().is_served());
+            assert!(begin.elapsed() < Duration::from_secs(1), "round {round}");
+        }
+    }
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    assert_eq!(service.audit().errors_of(spool.dir()), Vec::<String>::new());
+}
