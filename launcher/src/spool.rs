@@ -6,6 +6,7 @@
 
 mod journal;
 mod lines;
+mod queue;
 mod taker;
 
 pub(crate) use journal::Journal;

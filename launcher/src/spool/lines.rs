@@ -2,6 +2,7 @@
 //! when it is known what came of it. Nobody waits for an answer, so what may still come right is tried again here.
 
 use super::journal::Take;
+use super::queue::{LineId, Queue};
 use super::taker::MOST;
 use crate::audit::{self, Asked, Phases, Verdict, Who, now};
 use crate::bucket::Bucket;
@@ -11,7 +12,9 @@ use portcullis_policy::Rate;
 use portcullis_wire::{
     Attach, Body, DenialCount, Directive, Launch, Reason, Reply, Request, codec, limits,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,13 +34,6 @@ const PACE: Rate = Rate {
 };
 /// So many lines in a row that need no broker, then everybody else.
 const TURN: usize = 64;
-
-/// A line's place in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct LineId {
-    take: u64,
-    at: u32,
-}
 
 /// A line that is a request now, and how it has fared.
 #[derive(Debug)]
@@ -61,7 +57,7 @@ struct Asking {
 #[derive(Debug)]
 pub(crate) struct Lines {
     takes: BTreeMap<u64, Take>,
-    queue: VecDeque<LineId>,
+    queue: Queue,
     asking: Option<Asking>,
     /// How many brokers have ended over the line at the queue's head.
     ended: u32,
@@ -79,7 +75,7 @@ impl Default for Lines {
     fn default() -> Self {
         Self {
             takes: BTreeMap::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             asking: None,
             ended: 0,
             next: 1,
@@ -107,7 +103,7 @@ impl Lines {
             take: number,
             at: *at,
         });
-        self.queue.extend(ids);
+        self.queue.add(&take.dir, ids);
         self.takes.insert(number, take);
     }
 
@@ -122,16 +118,10 @@ impl Lines {
         self.waiting() < MOST && bytes < 2 * limits::SPOOL
     }
 
-    /// A line's spool, and how it begins.
-    fn look(&self, id: LineId, most: usize) -> Option<(&Take, Vec<u8>)> {
-        let take = self.takes.get(&id.take)?;
-        match take.text(id.at, most) {
-            Ok(text) => Some((take, text)),
-            Err(error) => {
-                let spool = &*take.dir;
-                tracing::error!(spool, %error, "a line cannot be read in the journal; it is tried again");
-                None
-            }
+    /// A line that was taken out of the queue is the next one again.
+    fn put_back(&mut self, id: LineId) {
+        if let Some(take) = self.takes.get(&id.take) {
+            self.queue.put_back(&take.dir, id);
         }
     }
 
@@ -188,20 +178,23 @@ impl Service {
     /// Tries again what is due; says when more is.
     fn try_parked(&mut self, now: Instant) -> Option<Instant> {
         loop {
-            let due = |(_, (at, _)): &(usize, &(Instant, Pending))| *at;
-            let first = self.lines.parked.iter().enumerate().min_by_key(due)?;
-            let (at, due) = (first.0, first.1.0);
+            let rate = self.policy.as_ref()?.limits().launches;
+            let free = self.bucket.ready_at(rate, rate.count / 2, now);
+            let due = |(at, pending): &(Instant, Pending)| {
+                if pending.is_paid() {
+                    *at
+                } else {
+                    free.max(*at)
+                }
+            };
+            let parked = self.lines.parked.iter().map(due).enumerate();
+            let (at, due) = parked.min_by_key(|(_, due)| *due)?;
             if due > now {
                 return Some(due);
             }
-            if !self.have_room_for_a_line() || self.policy.is_none() {
+            if !self.have_room_for_a_line() {
                 // Whatever makes room wakes the loop.
                 return Some(now + BUSY.1);
-            }
-            let rate = self.policy.as_ref()?.limits().launches;
-            let free = self.bucket.ready_at(rate, rate.count / 2, now);
-            if free > now && !first.1.1.is_paid() {
-                return Some(free);
             }
             let (_, mut pending) = self.lines.parked.swap_remove(at);
             self.lines.under_way += 1;
@@ -217,7 +210,7 @@ impl Service {
     /// Gives the broker the next line; says when to try again if something other than an event makes that possible.
     fn feed(&mut self, now: Instant) -> Option<Instant> {
         for _ in 0..TURN {
-            let id = *self.lines.queue.front()?;
+            let id = self.lines.queue.first()?;
             let rate = self.policy.as_ref()?.limits().launches;
             if self.lines.asking.is_some()
                 || self.lines.parked.len() >= PARKED
@@ -231,7 +224,7 @@ impl Service {
                 .get(&id.take)
                 .map_or(0, |t| t.length(id.at));
             if length > limits::LINE {
-                self.lines.queue.pop_front();
+                self.lines.queue.take_first();
                 let why = format!(
                     "the line has {length} bytes; at most {} are read",
                     limits::LINE
@@ -251,10 +244,23 @@ impl Service {
             let broker = serving
                 .filter(|c| c.generation == generation)
                 .max_by_key(|c| c.key)?;
-            let Some((take, text)) = self.lines.look(id, limits::LINE) else {
-                let until = now + BUSY.1;
-                self.lines.wait_until = Some(until);
-                return Some(until);
+            let take = self.lines.takes.get(&id.take)?;
+            let text = match take.text(id.at, limits::LINE) {
+                Ok(text) => text,
+                Err(error) => {
+                    let spool = &*take.dir;
+                    tracing::error!(spool, %error, "a line cannot be read in the journal");
+                    if is_for_now(&error) {
+                        let until = now + BUSY.1;
+                        self.lines.wait_until = Some(until);
+                        return Some(until);
+                    }
+                    self.lines.queue.take_first();
+                    let why = format!("it cannot be read in the journal: {error}");
+                    self.drop_line(id, Reason::Internal, &why);
+                    self.lines.over(id);
+                    continue;
+                }
             };
             let number = self.lines.next;
             let directive = Directive::Line {
@@ -269,7 +275,7 @@ impl Service {
             let broker = broker.key;
             self.lines.pace.take(PACE);
             self.lines.next += 1;
-            self.lines.queue.pop_front();
+            self.lines.queue.take_first();
             self.lines.asking = Some(Asking { id, number, broker });
             return None;
         }
@@ -280,10 +286,9 @@ impl Service {
     fn asked(&mut self, broker: u64, number: u64) -> Result<LineId, String> {
         let asked = |a: &mut Asking| a.broker == broker && a.number == number;
         let asking = self.lines.asking.take_if(asked);
+        let asking = asking.ok_or_else(|| "answered a line that it was not given".to_owned())?;
         self.lines.ended = 0;
-        asking
-            .map(|asking| asking.id)
-            .ok_or_else(|| "answered a line that it was not given".to_owned())
+        Ok(asking.id)
     }
 
     /// A broker would allow a line, and has read it as this request.
@@ -295,21 +300,19 @@ impl Service {
         number: u64,
         datagram: &[u8],
     ) -> Result<(), String> {
-        let id = self.asked(broker, number)?;
         let launch = match codec::decode_request(datagram) {
             Ok(Request {
                 body: Body::Launch(launch),
                 ..
-            }) if is_a_line(&launch) => Some(launch),
-            _ => None,
+            }) if is_a_line(&launch) => launch,
+            // The broker ends for it, and counts as one that has ended over the line.
+            _ => return Err("read a line as what no line can say".to_owned()),
         };
-        let take = self.lines.takes.get(&id.take);
-        let of = take.map(|take| (Arc::clone(&take.dir), take.after));
-        let (Some(launch), Some((dir, after))) = (launch, of) else {
-            // It is not the line's fault: the next broker has it.
-            self.lines.queue.push_front(id);
-            return Err("read a line as what no line can say".to_owned());
+        let id = self.asked(broker, number)?;
+        let Some(take) = self.lines.takes.get(&id.take) else {
+            return Ok(());
         };
+        let (dir, after) = (Arc::clone(&take.dir), take.after);
         let pending = Pending {
             to: ReplyTo::Line(Line {
                 id,
@@ -347,12 +350,12 @@ impl Service {
         let id = self.asked(broker, number)?;
         if generation != self.generation() {
             // By the policy that was reloaded meanwhile.
-            self.lines.queue.push_front(id);
+            self.lines.put_back(id);
             return Ok(());
         }
         if denial.reason == Reason::PolicyUnavailable {
             // That one has no policy, and there is one: a broker is to come that has it.
-            self.lines.queue.push_front(id);
+            self.lines.put_back(id);
             self.lines.wait_until = Some(Instant::now() + BUSY.1);
             return Ok(());
         }
@@ -374,7 +377,7 @@ impl Service {
         };
         self.lines.ended += u32::from(!expected);
         if self.lines.ended < BROKERS {
-            self.lines.queue.push_front(id);
+            self.lines.put_back(id);
             return;
         }
         self.lines.ended = 0;
@@ -389,9 +392,10 @@ impl Service {
         if !self.denial_records.one_more() {
             return;
         }
-        let Some((take, text)) = self.lines.look(id, 1024) else {
+        let Some(take) = self.lines.takes.get(&id.take) else {
             return;
         };
+        let text = take.text(id.at, 1024).unwrap_or_default();
         let launch = Launch {
             command: take.command.to_string(),
             args: vec![String::from_utf8_lossy(&text).into_owned()],
@@ -520,6 +524,12 @@ impl Service {
             self.lines.over(line.id);
         }
     }
+}
+
+/// Whether what failed may well work later: there is no descriptor, or no memory.
+fn is_for_now(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Whether a line can say this.

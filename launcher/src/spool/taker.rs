@@ -86,17 +86,7 @@ impl Taker {
         let (dir, owner) = open_dir(dir_path)?;
         // Watched first: what comes after the look below is told.
         let watch = self.watch(&dir, dir_path)?;
-        let lock = open_lock(Path::new(&*self.spool.lock))?;
-        loop {
-            match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
-                Ok(()) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    let problem = format!("cannot be locked: {errno}");
-                    return Err(place(Path::new(&*self.spool.lock), problem));
-                }
-            }
-        }
+        let lock = self.lock()?;
         // Whoever wrote what is there had the lock before.
         let after = self.arrivals.load(Ordering::Relaxed);
         let mut taken = Taken {
@@ -114,6 +104,23 @@ impl Taker {
         // Closing it lets go of the lock.
         drop(lock);
         Ok(taken)
+    }
+
+    /// Waits for the lock. What was waited for may have been removed meanwhile: then it is nobody's lock any more.
+    fn lock(&self) -> Result<OwnedFd, TakeError> {
+        let path = Path::new(&*self.spool.lock);
+        for _ in 0..8 {
+            let lock = open_lock(path)?;
+            while let Err(errno) = rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
+                if errno != Errno::INTR {
+                    return Err(place(path, format!("cannot be locked: {errno}")));
+                }
+            }
+            if identity(&lock, path)? == identity(&open_lock(path)?, path)? {
+                return Ok(lock);
+            }
+        }
+        Err(place(path, "is made and removed again all the time"))
     }
 
     fn watch(&self, dir: &OwnedFd, path: &Path) -> Result<i32, TakeError> {
@@ -328,6 +335,12 @@ fn open_lines(dir: &OwnedFd, owner: u32, path: &Path) -> Result<Option<OwnedFd>,
         return Err(place(path, problem));
     }
     Ok(Some(file))
+}
+
+fn identity(file: &OwnedFd, path: &Path) -> Result<(u64, u64), TakeError> {
+    let stat = rustix::fs::fstat(file);
+    stat.map(|stat| (stat.st_dev, stat.st_ino))
+        .map_err(|errno| place(path, format!("cannot be looked at: {errno}")))
 }
 
 /// A regular file with one name.
