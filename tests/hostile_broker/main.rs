@@ -12,6 +12,8 @@ use portcullis_wire::{
     Target, codec, limits,
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, accept_with, recv, sendmsg, socket_with, socketpair,
@@ -23,6 +25,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// The request that is forged: allowed by the tests' policy, and never sent by a client.
 const FORGED: &str = "66601";
@@ -262,24 +265,34 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
     ]
 }
 
-/// Waits for a line, and gives its number.
-fn line_to_judge(link: &OwnedFd) -> u64 {
+/// Waits for a line, and gives its number; none after a while, as there is none any more over which brokers have ended.
+fn line_to_judge(link: &OwnedFd) -> Option<u64> {
     let mut bytes = vec![0; 2 * limits::DATAGRAM];
+    let patience = Some(Duration::from_secs(2));
+    set_socket_timeout(link, Timeout::Recv, patience).expect("a timeout");
     loop {
-        let received = recv(link, &mut bytes[..], RecvFlags::empty());
-        let (length, _) = received.expect("a directive");
+        let (length, _) = match recv(link, &mut bytes[..], RecvFlags::empty()) {
+            Err(Errno::AGAIN) => {
+                set_socket_timeout(link, Timeout::Recv, None).expect("no timeout");
+                return None;
+            }
+            received => received.expect("a directive"),
+        };
         if length == 0 {
             std::process::exit(0); // the launcher has cut the link
         }
         if let Ok(Directive::Line { number, .. }) = codec::decode_owned(&bytes[..length]) {
-            return number;
+            set_socket_timeout(link, Timeout::Recv, None).expect("no timeout");
+            return Some(number);
         }
     }
 }
 
 /// Waits for a line, and answers as no honest broker does.
 fn lines(link: &OwnedFd, attack: usize) {
-    let number = line_to_judge(link);
+    let Some(number) = line_to_judge(link) else {
+        return;
+    };
     let plain = |args: &[&str]| Launch {
         command: "sleep".into(),
         args: args.iter().map(ToString::to_string).collect(),

@@ -4,7 +4,7 @@ use crate::{NAP, SLEEP, complained, launched, line, with_spool, with_spools};
 use portcullis_tests::{Host, Spool, holds};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 #[test]
 fn a_lock_that_is_never_let_go_stops_one_spool_is_told_and_costs_no_line() {
@@ -73,4 +73,35 @@ fn a_lock_that_is_not_there_is_made_for_everybody() {
     spool.write(&line(1001));
     launched(&service, &spool, "sleep-1001");
     assert!(!spool.dir().join("lock").exists());
+}
+
+/// Writers that come now lock the new one, and so has to who takes.
+#[test]
+fn a_lock_that_was_made_anew_while_it_was_waited_for_is_waited_for_again() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let old = spool.hold();
+    let service = agent.start();
+    let number = format!(" {} ", service.launcher().pid);
+    let inode = |lock: &File| format!(":{} ", lock.metadata().unwrap().ino());
+    let is_waited_for = |lock: &File| {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let (number, inode) = (number.clone(), inode(lock));
+        let mut waiting = locks.lines().filter(|l| l.contains("->"));
+        waiting.any(|l| l.contains(&number) && l.contains(&inode))
+    };
+    holds("the lock is waited for", || is_waited_for(&old));
+    fs::remove_file(spool.lock()).unwrap();
+    let new = spool.hold();
+    spool.append_unlocked(b"'' 1001\n'' 10");
+    drop(old);
+    holds("the new one is waited for", || is_waited_for(&new));
+    spool.append_unlocked(b"02\n");
+    drop(new);
+    for seconds in [1001, 1002] {
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+    spool.wait_until_done(&agent);
+    assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
 }

@@ -90,6 +90,17 @@ fn launched(service: &Service, spool: &Spool, name: &str) {
     assert!(process.is_some(), "{record}");
 }
 
+/// Waits until a line has launched that container, or found it launched: by a try that was thought to have failed.
+#[track_caller]
+fn launched_or_found(service: &Service, spool: &Spool, name: &str) {
+    until(&format!("{name} is there"), || {
+        let audit = service.audit();
+        let mut records = audit.of_lines(spool.dir(), "launched");
+        records.extend(audit.of_lines(spool.dir(), "reused"));
+        records.iter().any(|r| r["name"] == name).then_some(())
+    });
+}
+
 /// Waits for a record of a line that was denied for that reason, with that text somewhere in it.
 #[track_caller]
 fn denied(service: &Service, spool: &Spool, reason: &str, text: &str) -> Value {

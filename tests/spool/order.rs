@@ -1,7 +1,7 @@
 //! What an agent may do beside writing lines, and what becomes of the lines then: which of two requests for a name is the
 //! newer one, who gets what of the rate, a file that cannot be emptied, a launcher that has no descriptor left.
 
-use crate::{NAP, SLEEP, complained, launched, line, with_spool, with_spools};
+use crate::{NAP, SLEEP, complained, launched, launched_or_found, line, with_spool, with_spools};
 use portcullis_tests::{Host, Service, Spool, holds, launch, launched as answered};
 use portcullis_wire::Reply;
 use std::fs;
@@ -144,7 +144,7 @@ fn lines_wait_while_the_launcher_has_no_descriptor_left() {
     complained(&service, &spool, "a line cannot be read in the journal");
     limit("4096");
     for seconds in 1001..1009 {
-        launched(&service, &spool, &format!("sleep-{seconds}"));
+        launched_or_found(&service, &spool, &format!("sleep-{seconds}"));
     }
     spool.wait_until_done(&agent);
 }
