@@ -7,9 +7,12 @@
     clippy::indexing_slicing
 )]
 
+pub mod bursts;
 pub mod client;
 pub mod instructions;
 pub mod launches;
+pub mod marks;
 pub mod memory;
 pub mod messages;
 pub mod report;
+pub mod signals;

@@ -1,26 +1,35 @@
-//! `make bench`: everything, side by side, as a table and as `bench.json` under `target/bench/`.
-use portcullis_benches::{client, instructions, launches, memory, messages, report::Report};
+//! `make bench`: everything, side by side, as a table and as `bench.json` under `target/bench/`. Parts alone, by their
+//! names: `bench signals bursts`.
+use portcullis_benches::{
+    bursts, client, instructions, launches, memory, messages, report::Report, signals,
+};
 use std::path::Path;
 
 type Part = (&'static str, fn(&mut Report));
 
+const PARTS: [Part; 7] = [
+    ("launches", launches::measure),
+    ("signals", signals::measure),
+    ("bursts", bursts::measure),
+    ("messages", messages::measure),
+    ("memory", memory::measure),
+    ("client", client::measure),
+    ("instructions", instructions::measure),
+];
+
 fn main() {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|word| word == "echo") {
-        let path = args.next().unwrap_or_default();
-        messages::echo(Path::new(&path));
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    if let [echo, path] = names.as_slice()
+        && echo == "echo"
+    {
+        messages::echo(Path::new(path));
     }
     let mut report = Report::default();
-    let parts: [Part; 5] = [
-        ("launches", launches::measure),
-        ("messages", messages::measure),
-        ("memory", memory::measure),
-        ("client", client::measure),
-        ("instructions", instructions::measure),
-    ];
-    for (name, measure) in parts {
-        eprintln!("bench: {name} …");
-        measure(&mut report);
+    for (name, measure) in PARTS {
+        if names.is_empty() || names.iter().any(|n| n == name) {
+            eprintln!("bench: {name} …");
+            measure(&mut report);
+        }
     }
     print!("{}", report.table());
     report.write(Path::new("target/bench"));

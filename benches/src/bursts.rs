@@ -1,0 +1,145 @@
+//! A hundred lines at once against what hosts' own scripts do: one `podman run` after the other.
+
+use crate::marks::{Marks, rules};
+use crate::report::Report;
+use portcullis_tests::{Agent, Host, Service, holds};
+use portcullis_wire::line;
+use rustix::fs::{FlockOperation, flock};
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const LINES: usize = 100;
+const ROUNDS: usize = 3;
+
+/// Measures.
+pub fn measure(report: &mut Report) {
+    let host = Host::new();
+    let (marks_dir, spool) = (host.path().join("marks"), host.path().join("spool"));
+    fs::create_dir(&spool).expect("a directory");
+    let mut marks = Marks::new(&marks_dir);
+    let rules = rules(
+        &marks_dir.display().to_string(),
+        &spool.display().to_string(),
+    );
+    let agent = host.agent("bench", &rules);
+    let service = agent.start();
+    assert!(service.client().is_served());
+    write_lines(&spool, 0..1);
+    marks.wait([0]);
+    clear(&agent, &service, 1);
+    let at_once = std::thread::available_parallelism().map_or(8, |n| (2 * n.get()).min(8));
+    let (mut singly, mut together, mut ours) = (vec![], vec![], vec![]);
+    for round in 0..ROUNDS {
+        let launched = round * LINES + 1;
+        let numbers = |part: usize| {
+            let first = (3 * round + part) * LINES + 1;
+            first..first + LINES
+        };
+        let mut by_hand = |numbers: Range<usize>, at_once| {
+            let mut shell = by_hand(&host, &marks_dir, numbers.clone(), at_once);
+            let begin = Instant::now();
+            let mut shell = shell.spawn().expect("a shell");
+            let taken = marks.wait(numbers) - begin;
+            assert!(shell.wait().expect("its status").success());
+            clear(&agent, &service, launched);
+            taken.as_secs_f64()
+        };
+        singly.push(by_hand(numbers(0), 1));
+        together.push(by_hand(numbers(1), at_once));
+
+        let begin = Instant::now();
+        write_lines(&spool, numbers(2));
+        ours.push((marks.wait(numbers(2)) - begin).as_secs_f64());
+        clear(&agent, &service, launched + LINES);
+    }
+    let faster = |times: &[f64]| -> Vec<f64> {
+        let pairs = singly.iter().zip(times);
+        pairs.map(|(singly, time)| singly / time).collect()
+    };
+    report.add("burst: 100 × podman run, one after the other", "s", &singly);
+    let what = format!("burst: 100 × podman run, {at_once} at once");
+    report.add(&what, "s", &together);
+    report.add("burst: 100 lines at once, until all run", "s", &ours);
+    // As far as podman lets anybody come: one alone keeps more than one processor busy.
+    let what = format!("burst: how many times as fast, podman {at_once} at once");
+    report.add(&what, "", &faster(&together));
+    let what = "burst: how many times as fast, 100 lines at once";
+    let row = report.add(what, "", &faster(&ours));
+    let met = row.median >= 2.0;
+    row.goal("at least 2", met);
+}
+
+/// Writes the lines as the field's wrappers do, all under one lock.
+fn write_lines(spool: &Path, numbers: Range<usize>) {
+    let lines = numbers.fold(String::new(), |mut lines, n| {
+        let line = line::write(None, &[n.to_string()]).expect("a line");
+        let _ = writeln!(lines, "{line}");
+        lines
+    });
+    let open = |name: &str| {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        options.open(spool.join(name)).expect("a file of the spool")
+    };
+    let lock = open("lock");
+    flock(&lock, FlockOperation::LockExclusive).expect("the lock");
+    open("processes")
+        .write_all(lines.as_bytes())
+        .expect("the lines");
+    open("processes-timestamp")
+        .write_all(b"now\n")
+        .expect("the timestamp");
+}
+
+/// A shell that has podman run what the launcher has it run for each line, so many at once, and nothing around it.
+fn by_hand(host: &Host, marks: &Path, numbers: Range<usize>, at_once: usize) -> Command {
+    let engine = host.engine();
+    let call = engine.calls().run_of("bench-0").clone();
+    let own = ["--name=", "--pidfile=", "--volume="];
+    let options = call.options().iter();
+    let options = options.filter(|word| !own.iter().any(|o| word.starts_with(o)));
+    let script = format!(
+        "seq {} {} | xargs -P {at_once} -I @ {} {} run --name=hand-@ --pidfile={}/@.pid \"$@\" @",
+        numbers.start,
+        numbers.end - 1,
+        engine.script().display(),
+        engine.global_arguments().join(" "),
+        host.path().display()
+    );
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &script, "sh"]).args(options);
+    shell.arg(format!(
+        "--volume={}:/marks:rw,nosuid,nodev",
+        marks.display()
+    ));
+    shell.args(["--", &call.operands()[0]]);
+    shell.env_clear().envs(engine.environment());
+    shell
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/root");
+    shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    shell
+}
+
+/// Removes all containers, of which so many were launched since the start, and waits until the launcher knows it.
+fn clear(agent: &Agent<'_>, service: &Service, launched: usize) {
+    // What has just said that it runs may be in the middle of its launch.
+    holds("every launch is over", || {
+        service.audit().with("verdict", "launched").len() == launched
+    });
+    let engine = agent.host().engine();
+    engine.must(&["rm", "--force", "--all", "--time=0"]);
+    let records = agent.state().join("records");
+    holds("the launcher knows that all have ended", || {
+        let mut records = fs::read_dir(&records).expect("the records");
+        records.next().is_none()
+    });
+}
