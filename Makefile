@@ -5,7 +5,7 @@
 #   make test                          all tests, with real podman; a table of what ran at the end
 #   make host-test                     those alone that boot a machine with systemd and install the package in it
 #   make lint                          formatting, clippy, shellcheck
-#   make bench                         numbers, in target/bench
+#   make bench                         numbers, in target/bench; some of them from a booted machine, as in host-test
 #   make package                       .deb, .rpm and the client's .tar.gz, in target/dist; `make deb` the first alone
 #   make install DESTDIR= PREFIX=      binaries, units, presets and manual pages, from what `make build` left
 #   make uninstall DESTDIR= PREFIX=    the same away again, except /etc/portcullis
@@ -79,9 +79,8 @@ lint:
 	shellcheck *.sh images/*.sh demo/*.sh tests/host/*.sh .ci/run
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny check; fi
 
-bench: build
-	images/host-packages.sh run test
-	images/make.sh busybox
+# What the tests need: a part of it is measured in the machine that they boot, with the package installed.
+bench: test-inputs
 	host=$(HOST); $(RUN_AS_ROOT)
 	$(CARGO) run --release -p portcullis-benches --bin bench
 

@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod activation;
 pub mod bursts;
 pub mod client;
 pub mod instructions;

@@ -1,15 +1,16 @@
 //! `make bench`: everything, side by side, as a table and as `bench.json` under `target/bench/`. Parts alone, by their
 //! names: `bench signals bursts`.
 use portcullis_benches::{
-    bursts, client, instructions, launches, memory, messages, report::Report, signals,
+    activation, bursts, client, instructions, launches, memory, messages, report::Report, signals,
 };
 use std::path::Path;
 
 type Part = (&'static str, fn(&mut Report));
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("launches", launches::measure),
     ("signals", signals::measure),
+    ("activation", activation::measure),
     ("bursts", bursts::measure),
     ("messages", messages::measure),
     ("memory", memory::measure),
