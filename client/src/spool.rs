@@ -20,7 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the spools are, each under its command's name: the operator mounts them there.
 const SPOOLS: &str = "/var/lib/portcullis/spool";
@@ -112,8 +112,31 @@ impl Spool {
         })
     }
 
-    /// Takes the lock, which is let go of when what is returned is dropped.
+    /// Takes the lock, which is let go of when what is returned is dropped. What was waited for may have been removed
+    /// meanwhile: then it is nobody's lock any more.
     fn lock(&self, patience: Duration) -> Result<File, SpoolError> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let file = self.lock_once(left, patience)?;
+            let mine = fstat(&file).map_err(failed("look at", &self.lock))?;
+            match statat(CWD, &self.lock, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(now) if (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino) => {
+                    return Ok(file);
+                }
+                _ if left.is_zero() => return Err(self.held(patience)),
+                _ => {}
+            }
+        }
+    }
+
+    fn held(&self, waited: Duration) -> SpoolError {
+        let path = self.lock.clone();
+        SpoolError::Held { path, waited }
+    }
+
+    /// Takes what the lock is now, where it is to be had in the time that is left of all the patience.
+    fn lock_once(&self, left: Duration, patience: Duration) -> Result<File, SpoolError> {
         // Whoever may read a file may lock it, so that it need not be writable.
         let (file, made) = regular(CWD, &self.lock, &self.lock, OFlags::RDONLY, 0o666)?;
         if made {
@@ -136,12 +159,9 @@ impl Spool {
         };
         let thread = thread::Builder::new().spawn(wait);
         thread.map_err(failed("wait for", &self.lock))?;
-        match receiver.recv_timeout(patience) {
+        match receiver.recv_timeout(left) {
             Ok(locked) => Ok(locked.map_err(failed("lock", &self.lock))?),
-            Err(_) => Err(SpoolError::Held {
-                path: self.lock.clone(),
-                waited: patience,
-            }),
+            Err(_) => Err(self.held(patience)),
         }
     }
 

@@ -619,3 +619,35 @@ fn writers_that_are_killed_leave_whole_lines_and_at_most_one_half() {
     assert_eq!(code(&spool.write(&[&rest])), 0);
     assert_eq!(assert_whole(&spool.lines(), is_line), "");
 }
+
+/// Whoever comes now locks the new one.
+#[test]
+fn a_lock_that_was_made_anew_while_it_was_waited_for_is_waited_for_again() {
+    let spool = Spool::new();
+    let old = Holder::new(&spool);
+    let waits = |number: u64| {
+        let number = format!(":{number} ");
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let mut waiting = locks.lines().filter(|line| line.contains("->"));
+        waiting.any(|line| line.contains(&number))
+    };
+    let inode = || fs::metadata(spool.file("lock")).unwrap().ino();
+    let wait_until_it_waits = || {
+        let begin = Instant::now();
+        while !waits(inode()) {
+            assert!(begin.elapsed() < Duration::from_secs(8), "it does not wait");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut client = spool.command(&[], &["b"]);
+    let mut client = client.stderr(Stdio::null()).spawn().unwrap();
+    wait_until_it_waits();
+    fs::remove_file(spool.file("lock")).unwrap();
+    let new = Holder::new(&spool);
+    old.let_go();
+    wait_until_it_waits();
+    assert!(!spool.file("processes").exists());
+    new.let_go();
+    assert!(client.wait().unwrap().success());
+    assert_eq!(spool.lines(), "n b\n");
+}
