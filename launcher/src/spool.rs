@@ -16,6 +16,7 @@ use crate::audit::{self, Asked, Phases, Verdict, Who};
 use crate::service::{Service, key};
 use portcullis_policy::Spool;
 use portcullis_wire::Launch;
+use portcullis_wire::limits::SPOOL;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
-use taker::{TakeError, Taken, Taker};
+use taker::{Dropped, TakeError, Taken, Taker};
 
 /// A thread's stack in bytes.
 const STACK: usize = 256 * 1024;
@@ -36,6 +37,8 @@ const LOOK: Duration = Duration::from_secs(60);
 /// The shortest pause between two looks at a spool, and during which nothing that is told is listened to: whoever touches
 /// files all the time costs the host no more than that.
 const PAUSE: Duration = Duration::from_millis(5);
+/// The pause after as much as a file may have was taken; after less, as much less.
+const REST: Duration = Duration::from_secs(1);
 /// The pause before what could not be taken is tried again, which doubles.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A lock that is held for so long is told of: the field's wrappers give up after it.
@@ -50,13 +53,22 @@ pub(crate) struct Spools {
     /// Until then nothing that is told is listened to.
     deaf_until: Option<Instant>,
     wake: Arc<OwnedFd>,
-    tell: Sender<(u64, Result<Taken, TakeError>)>,
-    outcomes: Receiver<(u64, Result<Taken, TakeError>)>,
+    tell: Sender<Looked>,
+    outcomes: Receiver<Looked>,
     /// By numbers that are never used again.
     watched: BTreeMap<u64, Watched>,
     next: u64,
     /// What was left of an earlier life's takes was looked for.
     adopted: bool,
+}
+
+/// A taker has looked at its spool.
+#[derive(Debug)]
+struct Looked {
+    number: u64,
+    spool: Spool,
+    taken: Taken,
+    error: Option<TakeError>,
 }
 
 /// One spool, and how its taker is doing.
@@ -69,6 +81,8 @@ struct Watched {
     /// When it was asked to take, while it has not.
     asked: Option<Instant>,
     look_at: Instant,
+    /// Not before then, whatever is told: what an agent has copied costs the host time that is not its own.
+    rests_until: Instant,
     pause: Duration,
     problem: Option<String>,
 }
@@ -136,7 +150,15 @@ impl Spools {
             .stack_size(STACK);
         thread.spawn(move || {
             while asked.recv().is_ok() {
-                if tell.send((number, taker.take())).is_err() {
+                let (taken, error) = taker.take();
+                let spool = taker.spool.clone();
+                let looked = Looked {
+                    number,
+                    spool,
+                    taken,
+                    error,
+                };
+                if tell.send(looked).is_err() {
                     return;
                 }
                 let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
@@ -150,6 +172,7 @@ impl Spools {
             watch: None,
             asked: None,
             look_at: Instant::now(),
+            rests_until: Instant::now(),
             pause: AGAIN.0,
             problem: None,
         };
@@ -259,23 +282,30 @@ impl Service {
     /// A taker is done.
     pub(crate) fn takers_tell(&mut self) {
         let _ = rustix::io::read(&self.spools.wake, &mut [0; 8]);
-        while let Ok((number, taken)) = self.spools.outcomes.try_recv() {
-            self.taken(number, taken);
+        while let Ok(looked) = self.spools.outcomes.try_recv() {
+            self.taken(looked);
         }
     }
 
-    fn taken(&mut self, number: u64, taken: Result<Taken, TakeError>) {
+    fn taken(&mut self, looked: Looked) {
         let agent = self.options.agent.as_str().to_owned();
         let now = Instant::now();
-        let (mut taken, error) = match taken {
-            Ok(taken) => (taken, None),
-            Err(error) => (Taken::default(), Some(error.to_string())),
-        };
-        for take in taken.takes.drain(..) {
+        let Looked {
+            number,
+            spool,
+            taken,
+            error,
+        } = looked;
+        let error = error.map(|error| error.to_string());
+        let copied: u64 = taken.takes.iter().map(|take| take.size).sum();
+        for take in taken.takes {
             let (spool, lines) = (take.dir.to_string(), take.waiting().len());
             tracing::info!(agent, spool, lines, "lines were taken");
             self.counts.lines += lines as u64;
             self.lines.add(take);
+        }
+        for dropped in taken.dropped {
+            self.record_dropped(&spool, dropped);
         }
         // Its spool may be none of the policy's any more; what was taken is taken.
         let Some(watched) = self.spools.watched.get_mut(&number) else {
@@ -286,8 +316,8 @@ impl Service {
             }
             return;
         };
-        let spool = watched.spool.clone();
         watched.asked = None;
+        watched.rests_until = now + REST.mul_f64(copied as f64 / SPOOL as f64);
         let watch_is_new = taken.watch != watched.watch;
         if let Some(watch) = taken.watch {
             let old = watched.watch.replace(watch).filter(|old| *old != watch);
@@ -309,28 +339,30 @@ impl Service {
                 watched.pause = (watched.pause * 2).min(AGAIN.1);
             }
         }
-        for dropped in taken.dropped {
-            let launch = Launch {
-                command: spool.command.to_string(),
-                args: vec![dropped.text],
-                ..Launch::default()
-            };
-            let recorded = self.denial_records.one_more();
-            let verdict = Verdict {
-                word: "denied",
-                reason: Some(dropped.reason),
-                detail: &dropped.why,
-                ..self.blank()
-            };
-            let who = Who::Spool(Arc::clone(&spool.dir));
-            let asked = Asked::of(&launch);
-            if recorded {
-                audit::record(&agent, Some(&who), &asked, &verdict, Phases::default());
-            }
-            let reason = Some(dropped.reason);
-            self.counts.answered("denied", reason, "launcher", 1);
-        }
         self.spool_is(number, error);
+    }
+
+    /// Records what was taken out of a file and is no line, or too much.
+    fn record_dropped(&mut self, spool: &Spool, dropped: Dropped) {
+        let reason = Some(dropped.reason);
+        self.counts.answered("denied", reason, "launcher", 1);
+        if !self.denial_records.one_more() {
+            return;
+        }
+        let launch = Launch {
+            command: spool.command.to_string(),
+            args: vec![dropped.text],
+            ..Launch::default()
+        };
+        let verdict = Verdict {
+            word: "denied",
+            reason,
+            detail: &dropped.why,
+            ..self.blank()
+        };
+        let who = Who::Spool(Arc::clone(&spool.dir));
+        let (agent, at) = (self.options.agent.as_str(), Phases::default());
+        audit::record(agent, Some(&who), &Asked::of(&launch), &verdict, at);
     }
 
     /// Says what is wrong with a spool, or that nothing is any more.
@@ -372,7 +404,9 @@ impl Service {
         let mut held = Vec::new();
         for (number, watched) in &mut self.spools.watched {
             let due = match watched.asked {
-                None if watched.look_at > now => watched.look_at,
+                None if watched.look_at.max(watched.rests_until) > now => {
+                    watched.look_at.max(watched.rests_until)
+                }
                 // Lines stay where they are until those before them are done.
                 None if !room => now + AGAIN.0,
                 None => {

@@ -77,33 +77,34 @@ pub(super) struct Taker {
 }
 
 impl Taker {
-    /// Takes what is there. Waits for the lock as long as it is held.
-    ///
-    /// # Errors
-    /// [`TakeError`]: what is in the file stays there.
-    pub(super) fn take(&mut self) -> Result<Taken, TakeError> {
+    /// Takes what is there. Waits for the lock as long as it is held. What was taken counts beside an error, too; the rest
+    /// is still in the file.
+    pub(super) fn take(&mut self) -> (Taken, Option<TakeError>) {
+        let mut taken = Taken::default();
+        let error = self.try_to_take(&mut taken).err();
+        (taken, error)
+    }
+
+    fn try_to_take(&mut self, taken: &mut Taken) -> Result<(), TakeError> {
         let dir_path = Path::new(&*self.spool.dir);
         let (dir, owner) = open_dir(dir_path)?;
         // Watched first: what comes after the look below is told.
-        let watch = self.watch(&dir, dir_path)?;
+        taken.watch = Some(self.watch(&dir, dir_path)?);
         let lock = self.lock()?;
         // Whoever wrote what is there had the lock before.
         let after = self.arrivals.load(Ordering::Relaxed);
-        let mut taken = Taken {
-            watch: Some(watch),
-            ..Taken::default()
-        };
         if !self.ended.load(Ordering::Relaxed) {
             let before = std::mem::replace(&mut self.unsure, true);
-            self.take_from(&dir, owner, before, &mut taken)?;
+            let done = self.take_from(&dir, owner, before, taken);
             for take in &mut taken.takes {
                 take.after = after;
             }
+            done?;
             self.unsure = false;
         }
         // Closing it lets go of the lock.
         drop(lock);
-        Ok(taken)
+        Ok(())
     }
 
     /// Waits for the lock. What was waited for may have been removed meanwhile: then it is nobody's lock any more.
@@ -320,7 +321,8 @@ fn mode() -> Mode {
 /// The file with the lines as a mere place; `None` where there is none.
 fn open_lines(dir: &OwnedFd, owner: u32, path: &Path) -> Result<Option<OwnedFd>, TakeError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // Nor what somebody has mounted there.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let file = match rustix::fs::openat2(dir, Spool::PROCESSES, flags, Mode::empty(), resolve) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
