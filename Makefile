@@ -76,7 +76,7 @@ lint:
 	else
 		echo 'lint: this Rust comes without clippy: NOT checked'
 	fi
-	shellcheck *.sh images/*.sh demo/*.sh tests/host/*.sh .ci/run
+	shellcheck *.sh images/*.sh demo/*.sh tests/host/*.sh tests/spool/field/*.sh .ci/run
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny check; fi
 
 # What the tests need: a part of it is measured in the machine that they boot, with the package installed.

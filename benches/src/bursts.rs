@@ -65,7 +65,7 @@ pub fn measure(report: &mut Report) {
     let what = format!("burst: 100 × podman run, {at_once} at once");
     report.add(&what, "s", &together);
     report.add("burst: 100 lines at once, until all run", "s", &ours);
-    // As far as podman lets anybody come: one alone keeps more than one processor busy.
+    // As far as podman lets anybody come: one alone keeps about one processor busy.
     let what = format!("burst: how many times as fast, podman {at_once} at once");
     report.add(&what, "", &faster(&together));
     let what = "burst: how many times as fast, 100 lines at once";

@@ -254,11 +254,11 @@ impl Service {
                     let names = [Spool::PROCESSES, Spool::TIMESTAMP];
                     let name = event.file_name().and_then(|name| name.to_str().ok());
                     let overflow = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                    // The directory is gone, perhaps to be made anew.
+                    let gone = event.events().contains(inotify::ReadFlags::IGNORED);
                     let watch = (!overflow).then(|| event.wd());
-                    (
-                        watch,
-                        overflow || name.is_some_and(|name| names.contains(&name)),
-                    )
+                    let named = name.is_some_and(|name| names.contains(&name));
+                    (watch, overflow || gone || named)
                 }
                 Err(Errno::INTR) => continue,
                 Err(_) => break,
