@@ -10,7 +10,7 @@ use portcullis_wire::Launch;
 use portcullis_wire::limits::SPOOL;
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fchmod,
-    flock, fstat, fsync, futimens, open, openat, statat,
+    flock, fstat, fsync, futimens, open, openat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::File;
@@ -77,6 +77,9 @@ impl Spool {
         line.push('\n');
         let _lock = self.lock(patience.min(PATIENCE))?;
         let (processes, made) = self.file(&dir, PROCESSES, OFlags::RDWR | OFlags::APPEND)?;
+        if !self.legacy {
+            self.check_owner(&dir, &processes, made)?;
+        }
         let (timestamp, also) = self.file(&dir, TIMESTAMP, OFlags::WRONLY)?;
         if made || also {
             fsync(&dir).map_err(failed("sync", &self.dir))?;
@@ -174,6 +177,24 @@ impl Spool {
             flags,
             0o644,
         )
+    }
+
+    /// Whether the launcher takes lines from a file of that owner's. One that was made, and that it would not take, is removed.
+    fn check_owner(&self, dir: &OwnedFd, processes: &File, made: bool) -> Result<(), SpoolError> {
+        let path = self.processes();
+        let owner = fstat(processes).map_err(failed("look at", &path))?.st_uid;
+        let of_dir = fstat(dir).map_err(failed("look at", &self.dir))?.st_uid;
+        if owner == 0 || owner == of_dir {
+            return Ok(());
+        }
+        if made {
+            unlinkat(dir, PROCESSES, AtFlags::empty()).map_err(failed("remove", &path))?;
+        }
+        Err(SpoolError::Owner {
+            path,
+            owner,
+            of_dir,
+        })
     }
 
     /// Removes a line without an end: its writer did not live to finish it, and told nobody of it. With a newline it would

@@ -23,6 +23,19 @@ pub(crate) enum SpoolError {
         /// What it is.
         what: &'static str,
     },
+    /// The host takes lines from no such file.
+    #[error(
+        "{} is, or would be, user {owner}'s, and the host takes lines from a file of root's or of the directory's owner, {of_dir}; nothing was written; on the host, chown the directory to the user that writes there",
+        path.display()
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose its directory is.
+        of_dir: u32,
+    },
     /// Somebody has the lock.
     #[error(
         "the lock {} was not to be had for {} s, and nothing was written; lslocks says who has it, and the launch may be tried again",

@@ -322,23 +322,32 @@ fn a_directory_that_is_missing_or_none_is_refused_and_not_made() {
     assert_eq!(fs::metadata(&file).unwrap().len(), 0);
 }
 
+/// Where every user can run it, wherever this is built.
+fn program_for_all() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    // Not by this process: another test's child would have it open for writing, and nobody could run it until then.
+    let mut copy = Command::new("cp");
+    copy.arg(env!("CARGO_BIN_EXE_portcullis")).arg(place.path());
+    assert!(copy.status().unwrap().success());
+    place
+}
+
+fn as_nobody(program: &TempDir, spool: &Spool) -> Output {
+    let client = spool.command(&[], &["b"]);
+    let mut command = Command::new(program.path().join("portcullis"));
+    command.args(client.get_args()).uid(65_534).gid(65_534);
+    command.output().unwrap()
+}
+
 #[test]
 fn whoever_may_not_write_is_refused_with_nothing_written() {
     let spool = Spool::new();
     assert_eq!(code(&spool.write(&["a"])), 0);
     fs::set_permissions(spool.path(), Permissions::from_mode(0o755)).unwrap();
     let before = spool.content();
-    // Where every user can run it, wherever this is built.
-    let place = tempfile::tempdir().unwrap();
-    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
-    let program = place.path().join("portcullis");
-    fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).unwrap();
-    let as_nobody = || {
-        let client = spool.command(&[], &["b"]);
-        let mut command = Command::new(&program);
-        command.args(client.get_args()).uid(65_534).gid(65_534);
-        command.output().unwrap()
-    };
+    let program = program_for_all();
+    let as_nobody = || as_nobody(&program, &spool);
     assert_failed(
         &as_nobody(),
         &["cannot open", "processes: Permission denied"],
@@ -347,6 +356,7 @@ fn whoever_may_not_write_is_refused_with_nothing_written() {
     // A timestamp that is another's is seen before a line is written.
     let nobody = Some(65_534);
     std::os::unix::fs::chown(spool.file("processes"), nobody, nobody).unwrap();
+    std::os::unix::fs::chown(spool.path(), nobody, nobody).unwrap();
     assert_failed(
         &as_nobody(),
         &["cannot open", "processes-timestamp: Permission denied"],
@@ -357,6 +367,38 @@ fn whoever_may_not_write_is_refused_with_nothing_written() {
     fs::set_permissions(spool.file("lock"), Permissions::from_mode(0o444)).unwrap();
     let output = as_nobody();
     assert_eq!(code(&output), 0, "{}", err(&output));
+}
+
+/// A line that is never taken must not be told as a success.
+#[test]
+fn a_file_that_the_host_would_take_no_line_from_is_refused_and_not_made() {
+    let spool = Spool::new();
+    let (root, daemon, nobody) = (Some(0), Some(1), Some(65_534));
+    std::os::unix::fs::chown(spool.path(), nobody, nobody).unwrap();
+    fs::write(spool.file("processes"), "").unwrap();
+    std::os::unix::fs::chown(spool.file("processes"), daemon, daemon).unwrap();
+    let output = spool.write(&["a"]);
+    assert_failed(&output, &["processes is", "user 1's", "owner, 65534"]);
+    assert_eq!(spool.lines(), "");
+    // The scripts of before Portcullis look at no owner.
+    let legacy = spool.command(&["--legacy"], &["a"]).output().unwrap();
+    assert_eq!(code(&legacy), 0, "{}", err(&legacy));
+    for owner in [root, nobody] {
+        std::os::unix::fs::chown(spool.file("processes"), owner, owner).unwrap();
+        assert_eq!(code(&spool.write(&["a"])), 0);
+    }
+    assert_eq!(spool.lines(), "n a\n".repeat(3));
+
+    // One who may write into another's directory does not leave a file there that keeps everybody out.
+    let program = program_for_all();
+    let other = Spool::new();
+    fs::set_permissions(other.path(), Permissions::from_mode(0o777)).unwrap();
+    let output = as_nobody(&program, &other);
+    assert_failed(
+        &output,
+        &["processes is, or would be, user 65534's", "owner, 0"],
+    );
+    assert!(!other.file("processes").exists());
 }
 
 #[test]

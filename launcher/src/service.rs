@@ -74,6 +74,8 @@ pub(crate) struct Service {
     pub(crate) signals: SignalFd,
     pub(crate) children: Vec<Child>,
     pub(crate) start_at: Option<Instant>,
+    /// The first broker is started when every spool has been looked at.
+    pub(crate) waits_for_spools: bool,
     pub(crate) pause: Duration,
     pub(crate) idle_since: Instant,
     pub(crate) stopping: Option<Instant>,
@@ -133,6 +135,7 @@ impl Service {
             signals,
             children: Vec::new(),
             start_at: None,
+            waits_for_spools: false,
             pause: PAUSE.0,
             idle_since: Instant::now(),
             stopping: None,
@@ -167,7 +170,7 @@ impl Service {
     /// Serves until idle for long enough, or told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
         self.recover();
-        self.start_broker();
+        self.start_after_spools();
         let mut buffer = vec![0; ORDER].into_boxed_slice();
         let mut events = Vec::with_capacity(64);
         loop {

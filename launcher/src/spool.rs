@@ -4,6 +4,7 @@
 //! every minute in case nobody was told. From there they are handed to the broker one by one, which reads and judges them,
 //! and are then requests like any other; what becomes of each ends it, or has it tried again.
 
+mod feed;
 mod journal;
 mod lines;
 mod queue;
@@ -12,10 +13,8 @@ mod taker;
 pub(crate) use journal::Journal;
 pub(crate) use lines::{Line, Lines};
 
-use crate::audit::{self, Asked, Phases, Verdict, Who};
 use crate::service::{Service, key};
 use portcullis_policy::Spool;
-use portcullis_wire::Launch;
 use portcullis_wire::limits::SPOOL;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::inotify;
@@ -41,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_secs(1);
 /// The pause before what could not be taken is tried again, which doubles.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Clients wait for the first look at each spool, but no longer than that: an agent may hold its lock.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// A lock that is held for so long is told of: the field's wrappers give up after it.
 const HELD: Duration = Duration::from_secs(10);
 
@@ -57,6 +58,8 @@ pub(crate) struct Spools {
     outcomes: Receiver<Looked>,
     /// By numbers that are never used again.
     watched: BTreeMap<u64, Watched>,
+    /// What is wrong with each that has no taker.
+    untaken: Vec<String>,
     next: u64,
     /// What was left of an earlier life's takes was looked for.
     adopted: bool,
@@ -77,6 +80,8 @@ struct Watched {
     spool: Spool,
     ask: Sender<()>,
     ended: Arc<AtomicBool>,
+    /// Its taker has the lock.
+    locked: Arc<AtomicBool>,
     watch: Option<i32>,
     /// When it was asked to take, while it has not.
     asked: Option<Instant>,
@@ -107,6 +112,7 @@ impl Spools {
             tell,
             outcomes,
             watched: BTreeMap::new(),
+            untaken: Vec::new(),
             next: 0,
             adopted: false,
         })
@@ -117,6 +123,11 @@ impl Spools {
         [(key::WATCHES, &self.watches), (key::TAKERS, &self.wake)]
     }
 
+    /// Whether a taker is at work, or waits for a lock.
+    fn looking(&self) -> bool {
+        self.watched.values().any(|w| w.asked.is_some())
+    }
+
     /// Whether there are any.
     pub(crate) fn any(&self) -> bool {
         !self.watched.is_empty()
@@ -125,22 +136,25 @@ impl Spools {
     /// How many cannot be taken from now.
     pub(crate) fn problems(&self) -> usize {
         let troubled = |watched: &&Watched| watched.problem.is_some();
-        self.watched.values().filter(troubled).count()
+        self.watched.values().filter(troubled).count() + self.untaken.len()
     }
 
     /// The first of those, for the status line.
     pub(crate) fn problem(&self) -> Option<&str> {
-        self.watched.values().find_map(|w| w.problem.as_deref())
+        let watched = self.watched.values().find_map(|w| w.problem.as_deref());
+        watched.or(self.untaken.first().map(String::as_str))
     }
 
     fn add(&mut self, spool: &Spool) -> io::Result<()> {
         let (ask, asked) = channel();
         let ended = Arc::new(AtomicBool::new(false));
+        let locked = Arc::new(AtomicBool::new(false));
         let mut taker = Taker {
             spool: spool.clone(),
             journal: Arc::clone(&self.journal),
             watches: Arc::clone(&self.watches),
             ended: Arc::clone(&ended),
+            locked: Arc::clone(&locked),
             arrivals: Arc::clone(&self.arrivals),
             unsure: true,
         };
@@ -169,6 +183,7 @@ impl Spools {
             spool: spool.clone(),
             ask,
             ended,
+            locked,
             watch: None,
             asked: None,
             look_at: Instant::now(),
@@ -197,17 +212,21 @@ impl Service {
             }
             stays
         });
+        self.spools.untaken.clear();
         for spool in wanted {
             if self.spools.watched.values().any(|w| w.spool == *spool) {
                 continue;
             }
             if let Err(error) = self.spools.add(spool) {
-                tracing::error!(
-                    agent = self.options.agent.as_str(), spool = &*spool.dir, %error,
-                    "no thread for a spool: reload this service when the host has room"
+                let problem = format!(
+                    "no thread for the spool {} ({error}): reload this service when the host has room",
+                    spool.dir
                 );
+                tracing::error!(agent = self.options.agent.as_str(), "{problem}");
+                self.spools.untaken.push(problem);
             }
         }
+        self.status.outdated = true;
         if !self.spools.adopted {
             self.spools.adopted = true;
             self.adopt_takes(wanted);
@@ -285,6 +304,21 @@ impl Service {
         while let Ok(looked) = self.spools.outcomes.try_recv() {
             self.taken(looked);
         }
+        if self.waits_for_spools && !self.spools.looking() {
+            self.start_at = Some(Instant::now());
+        }
+    }
+
+    /// Starts the first broker once the spools have been looked at: what lies there is older than what clients ask for
+    /// from now on, which shows only where it is taken before.
+    pub(crate) fn start_after_spools(&mut self) {
+        let now = Instant::now();
+        self.look_at_spools(now);
+        if !self.spools.looking() {
+            return self.start_broker();
+        }
+        self.waits_for_spools = true;
+        self.start_at = Some(now + FIRST_LOOK);
     }
 
     fn taken(&mut self, looked: Looked) {
@@ -344,25 +378,13 @@ impl Service {
 
     /// Records what was taken out of a file and is no line, or too much.
     fn record_dropped(&mut self, spool: &Spool, dropped: Dropped) {
-        let reason = Some(dropped.reason);
-        self.counts.answered("denied", reason, "launcher", 1);
+        self.counts
+            .answered("denied", Some(dropped.reason), "launcher", 1);
         if !self.denial_records.one_more() {
             return;
         }
-        let launch = Launch {
-            command: spool.command.to_string(),
-            args: vec![dropped.text],
-            ..Launch::default()
-        };
-        let verdict = Verdict {
-            word: "denied",
-            reason,
-            detail: &dropped.why,
-            ..self.blank()
-        };
-        let who = Who::Spool(Arc::clone(&spool.dir));
-        let (agent, at) = (self.options.agent.as_str(), Phases::default());
-        audit::record(agent, Some(&who), &Asked::of(&launch), &verdict, at);
+        let Dropped { reason, why, text } = dropped;
+        self.record_unread(&spool.dir, &spool.command, text, reason, &why);
     }
 
     /// Says what is wrong with a spool, or that nothing is any more.
@@ -427,12 +449,20 @@ impl Service {
             next = next.into_iter().chain([due]).min();
         }
         for number in held {
-            let lock = self.spools.watched.get(&number).map(|w| &*w.spool.lock);
-            let problem = format!(
-                "the lock {} is held for {} s; who holds it: lslocks, or fuser {0}",
-                lock.unwrap_or_default(),
-                HELD.as_secs(),
-            );
+            let Some(Watched { spool, locked, .. }) = self.spools.watched.get(&number) else {
+                continue;
+            };
+            let (dir, lock, seconds) = (&spool.dir, &spool.lock, HELD.as_secs());
+            let problem = if locked.load(Ordering::Relaxed) {
+                format!(
+                    "taking from {dir} has not come to an end for {seconds} s: does its disk hang, or the one of {}?",
+                    self.spools.journal.path().display()
+                )
+            } else {
+                format!(
+                    "the lock {lock} is held for {seconds} s; who holds it: lslocks, or fuser {lock}"
+                )
+            };
             self.spool_is(number, Some(problem));
         }
         next

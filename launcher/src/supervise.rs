@@ -84,6 +84,7 @@ impl Service {
     }
 
     pub(crate) fn start_broker(&mut self) {
+        self.waits_for_spools = false;
         if self.stopping.is_some() {
             return;
         }

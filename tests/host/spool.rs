@@ -3,20 +3,24 @@
 //! `PORTCULLIS_ROUNDS` says how often each is tried, `PORTCULLIS_LINES` how many lines each of 16 writers writes.
 
 use crate::agent::{Agent, UID, policy};
-use portcullis_tests::{IMAGE, Machine, Process, holds};
+use portcullis_tests::{
+    IMAGE, Machine, Process, Stop, holds, longest_wait, storm_lines, storm_patience,
+};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
 
-/// Each says in a file of its own that it was started.
+/// Each says in a file of its own that it was started, and lives for longer than a launcher takes to come back.
 const RULES: &str = r#"
 [limits]
 launches = "10000/s"
+running = 2000
 in_flight = 512
 
 [[launch]]
@@ -24,7 +28,7 @@ rule = "side"
 command = "side"
 spool = true
 image = "localhost/portcullis-test:1"
-program = ["/bin/sh", "-c", "echo started >>/starts/$1; exec sleep 1000", "side"]
+program = ["/bin/sh", "-c", "echo started >>/starts/$1; exec sleep 60", "side"]
 args = [{ min = 1, pattern = "{token:word}" }]
 [launch.container]
 name = "side-{token}"
@@ -111,16 +115,16 @@ fn launcher(agent: &Agent) -> Option<Process> {
     agent.machine.processes().get(&number).copied()
 }
 
-fn number(variable: &str, otherwise: usize) -> usize {
-    let text = std::env::var(variable);
-    text.map_or(otherwise, |text| text.parse().expect("a number"))
+fn rounds() -> usize {
+    let text = std::env::var("PORTCULLIS_ROUNDS");
+    text.map_or(5, |text| text.parse().expect("a number"))
 }
 
 #[test]
 fn lines_of_an_agent_without_a_socket_start_the_service_after_every_stop() {
     let machine = Machine::with_package();
     let agent = set_up(&machine);
-    for round in 0..number("PORTCULLIS_ROUNDS", 5) {
+    for round in 0..rounds() {
         machine.must("systemctl stop portcullis@demo.service");
         assert!(!agent.is_serving());
         is_watching(&machine);
@@ -157,7 +161,7 @@ fn lines_that_were_written_before_the_path_unit_watched_are_launched_with_its_st
 fn lines_are_launched_through_every_death_of_the_launcher() {
     let machine = Machine::with_package();
     let agent = set_up(&machine);
-    for round in 0..number("PORTCULLIS_ROUNDS", 5) {
+    for round in 0..rounds() {
         let launcher = {
             let mut found = None;
             holds("a launcher", || {
@@ -215,9 +219,32 @@ fn a_thousand_triggers_within_two_seconds_leave_the_path_unit_watching_and_lose_
     assert!(starts(&machine).values().all(|count| *count == 1));
 }
 
+/// Kills the launcher at points of no pattern until all lines are written and nothing is left to do; says how often.
+fn kill_until_done(agent: &Agent, lines: usize, mut is_written: impl FnMut() -> bool) -> usize {
+    let machine = agent.machine;
+    let (mut kills, mut started) = (0, 0);
+    let mut seed = u64::from(std::process::id()) | 1;
+    while !is_written() || !is_done(machine) {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let goal = started + 1 + usize::try_from(seed % 8).unwrap();
+        holds("more are started", || {
+            started = starts(machine).len();
+            started >= goal || (started == lines && is_done(machine))
+        });
+        sleep(Duration::from_micros(seed % 300_000));
+        if let Some(launcher) = launcher(agent) {
+            launcher.signal(Signal::KILL);
+            kills += 1;
+        }
+    }
+    kills
+}
+
 #[test]
 fn of_16_writers_lines_none_is_lost_or_launched_twice_while_systemd_restarts_the_launcher() {
-    let each = number("PORTCULLIS_LINES", 4);
+    let each = storm_lines(4);
     let machine = Machine::with_package();
     let agent = set_up(&machine);
     let mut writers = machine.command("sh");
@@ -233,28 +260,24 @@ fn of_16_writers_lines_none_is_lost_or_launched_twice_while_systemd_restarts_the
     ));
     let writers = writers.args(["-c", &line]).stdout(Stdio::piped());
     let mut writers = writers.spawn().unwrap();
-    let (mut kills, mut seed) = (0, u64::from(std::process::id()) | 1);
-    let mut started = 0;
-    while writers.try_wait().unwrap().is_none() || !is_done(&machine) {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let goal = started + 1 + usize::try_from(seed % 8).unwrap();
-        holds("more are started", || {
-            started = starts(&machine).len();
-            started >= goal || (started == WRITERS * each && is_done(&machine))
-        });
-        sleep(Duration::from_micros(seed % 300_000));
-        if let Some(launcher) = launcher(&agent) {
-            launcher.signal(Signal::KILL);
-            kills += 1;
-        }
-    }
+    let end = AtomicBool::new(false);
+    let (kills, wait) = thread::scope(|scope| {
+        let _end = Stop::at(&end);
+        let lock = machine.path("/srv/demo/side/lock");
+        let end = &end;
+        let probe = scope.spawn(move || longest_wait(&lock, end));
+        let is_written = || writers.try_wait().unwrap().is_some();
+        let kills = kill_until_done(&agent, WRITERS * each, is_written);
+        end.store(true, Relaxed);
+        (kills, probe.join().unwrap())
+    });
+    println!("{kills} kills, the longest wait for the lock {wait:?}");
+    assert!(kills > 0);
+    assert!(wait < storm_patience(), "{wait:?}");
     let said = writers.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&said.stdout), "", "not written");
     holds("a launcher is back", || launcher(&agent).is_some());
     holds("all is done", || is_done(&machine));
-    println!("{kills} kills");
     let wanted: BTreeMap<String, usize> = (1..=WRITERS)
         .flat_map(|writer| (1..=each).map(move |n| (format!("w{writer}-{n}"), 1)))
         .collect();

@@ -76,6 +76,10 @@ fn attack(kind: &str, number: usize) {
         let _ = line_to_judge(&link);
         return;
     }
+    if kind == "mute" {
+        let _ = line_to_judge(&link);
+        return wait_for_the_end(&link);
+    }
     if kind == "lines" {
         lines(&link, number);
     }

@@ -1,6 +1,6 @@
 //! Launcher and broker killed between a line and its launch: it is launched once, or its denial is on record.
 
-use crate::{SLEEP, launched, line, recorded, with_spool};
+use crate::{SLEEP, denied, launched, line, recorded, with_spool};
 use portcullis_tests::{Host, Spool, holds};
 use rustix::process::Signal;
 
@@ -170,4 +170,41 @@ fn a_journal_with_broken_files_in_it_keeps_no_other_line_from_being_launched() {
     assert!(service.operator().is_served());
     let calls = host.engine().calls();
     assert_eq!(calls.runs().len(), 2, "{calls:?}");
+}
+
+/// What an operator may do who makes room on a disk.
+#[test]
+fn lines_whose_journal_is_removed_are_denied_and_hold_up_no_other() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let rate = "launches = \"1/hour\"";
+    let rules = format!("\n[limits]\n{rate}\n{SLEEP}{}", spool.table());
+    let agent = host.agent("blue", &rules);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    spool.append(b"'' 1002\n'' 1003\n");
+    spool.touch();
+    holds("they are taken", || spool.content().is_empty());
+    holds("they are all that is in the journal", || {
+        let names = std::fs::read_dir(agent.state().join("spool")).unwrap();
+        let names: Vec<_> = names.flatten().map(|entry| entry.path()).collect();
+        let only = names.len() == 1 && names[0].extension().is_none();
+        only.then(|| std::fs::remove_file(&names[0]).unwrap());
+        only
+    });
+    let faster = agent.policy_text().replace(rate, "launches = \"100/s\"");
+    agent.write_policy(&faster);
+    service.reload();
+    denied(
+        &service,
+        &spool,
+        "internal",
+        "it cannot be read in the journal",
+    );
+    spool.write(&line(1004));
+    launched(&service, &spool, "sleep-1004");
+    spool.wait_until_done(&agent);
+    assert_eq!(service.audit().of_lines(spool.dir(), "denied").len(), 2);
+    assert_eq!(host.engine().calls().runs().len(), 2);
 }

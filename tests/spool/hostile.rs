@@ -108,3 +108,24 @@ fn a_line_over_which_brokers_end_is_denied_and_the_next_one_is_launched() {
     spool.wait_until_done(&agent);
     assert_eq!(host.engine().calls().runs().len(), 1);
 }
+
+/// All other lines wait behind the one that a broker has.
+#[test]
+fn a_broker_that_keeps_a_line_to_itself_is_ended_and_the_next_one_answers_it() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let path = broker(&host, "mute");
+    let agent = with_spool(&host, &spool).broker_binary(path.clone());
+    spool.append(b"'' 1001\n'' 1002\n");
+    let mut service = agent.start();
+    holds("they are taken", || spool.content().is_empty());
+    put(&path, &binary("portcullis-broker"));
+    for name in ["sleep-1001", "sleep-1002"] {
+        launched(&service, &spool, name);
+    }
+    spool.wait_until_done(&agent);
+    assert!(service.is_running() && service.operator().is_served());
+    let log = fs::read_to_string(agent.log()).unwrap();
+    assert!(log.contains("has not answered a line"), "{log}");
+    assert_eq!(host.engine().calls().runs().len(), 2);
+}

@@ -1,7 +1,9 @@
 //! The policy's limits and lines: what is a matter of time makes them wait, what is not denies them.
 
-use crate::{SLEEP, denied, launched, line};
-use portcullis_tests::{Host, Spool, holds};
+use crate::outcomes::FLAKY;
+use crate::{NAP, SLEEP, denied, launched, line, names, with_spools};
+use portcullis_tests::{Host, Spool, holds, launch};
+use portcullis_wire::Reply;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -64,7 +66,7 @@ fn a_client_is_answered_while_lines_wait_for_their_turn() {
     let service = agent.start();
     launched(&service, &spool, "sleep-1001");
     let begin = service.audit().of_lines(spool.dir(), "launched").len();
-    let request = portcullis_tests::launch("sleep", &["2000"]);
+    let request = launch("sleep", &["2000"]);
     let _ = portcullis_tests::launched(service.client().launch_patiently(&request));
     let during = service.audit().of_lines(spool.dir(), "launched").len() - begin;
     assert!(during < 20, "it waited for {during} lines");
@@ -87,4 +89,75 @@ fn an_agent_with_as_many_side_containers_as_allowed_gets_no_more_by_lines() {
     denied(&service, &spool, "limit-running", "1003");
     spool.wait_until_done(&agent);
     assert_eq!(host.engine().containers().len(), 2);
+}
+
+/// Whoever writes much is nobody else's matter.
+#[test]
+fn a_spool_with_one_line_does_not_wait_for_one_with_many() {
+    let host = Host::new();
+    let (sleeps, naps) = (Spool::new(&host, "sleep"), Spool::new(&host, "nap"));
+    let rules = format!("\n[limits]\nlaunches = \"2/s\"\n{SLEEP}");
+    let agent = with_spools(&host, &[&rules, NAP], &[&sleeps, &naps]);
+    let service = agent.start();
+    let lines: Vec<_> = (1001..1041).map(line).collect();
+    sleeps.append(format!("{}\n", lines.join("\n")).as_bytes());
+    sleeps.touch();
+    launched(&service, &sleeps, "sleep-1001");
+    assert_eq!(sleeps.content(), "");
+    naps.write(&line(3000));
+    launched(&service, &naps, "nap-3000");
+    let before = names(&service.audit(), &sleeps).len();
+    assert!(before < 20, "{before} of the other spool's were before it");
+}
+
+/// Else a line that always fails would get six times what the policy allows.
+#[test]
+fn each_try_of_a_line_that_fails_counts_as_a_launch() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "flaky");
+    let rules = format!("\n[limits]\nlaunches = \"6/hour\"\n{SLEEP}");
+    let rules = rules.replace("spool = true\n", "");
+    let agent = with_spools(&host, &[&rules, FLAKY], &[&spool]);
+    let service = agent.start();
+    spool.write("'' a");
+    holds("half of the rate is used up", || {
+        host.engine().calls().runs_of("flaky-a").len() == 3
+    });
+    for (n, seconds) in ["2001", "2002", "2003", "2004"].iter().enumerate() {
+        let reply = service.client().launch(launch("sleep", &[seconds]));
+        let is_launched = matches!(reply, Reply::Launched { .. });
+        assert_eq!(is_launched, n < 3, "{n}: {reply:?}");
+    }
+    assert_eq!(host.engine().calls().runs_of("flaky-a").len(), 3);
+}
+
+/// An agent that writes more than the policy lets be launched fills its own directory, not the host's disk.
+#[test]
+fn no_more_is_taken_while_the_journal_has_as_much_as_two_files() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let rate = "launches = \"1/hour\"";
+    let agent = with_spools(&host, &[&format!("\n[limits]\n{rate}\n{SLEEP}")], &[&spool]);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    let many = format!("'' 1{}\n", "0".repeat(60_000)).repeat((16 << 20) / 60_005);
+    // A little less than a file may have.
+    for _ in 0..3 {
+        spool.append(many.as_bytes());
+        spool.touch();
+        holds("they are taken", || spool.content().is_empty());
+    }
+    spool.write(&line(1002));
+    let begin = Instant::now();
+    holds("more than the pause between looks passes", || {
+        begin.elapsed() > Duration::from_secs(3)
+    });
+    assert_eq!(spool.content(), format!("{}\n", line(1002)));
+    assert!(agent.journal() < 3 * (16 << 20), "{}", agent.journal());
+
+    agent.write_policy(&agent.policy_text().replace(rate, "launches = \"10000/s\""));
+    service.reload();
+    launched(&service, &spool, "sleep-1002");
+    spool.wait_until_done(&agent);
 }

@@ -87,12 +87,19 @@ fn half_of_the_rate_is_left_to_datagrams() {
     }
 }
 
-/// Sets a lease on the file, and keeps it until its standard input ends.
+/// Sets a lease on the file, and keeps it until its standard input ends. Another test's child may have the file open for
+/// writing until it has become another program; then there is none to be had.
 const LEASE: &str = r"
-import fcntl, os, signal, sys
+import fcntl, os, signal, sys, time
 signal.signal(signal.SIGIO, signal.SIG_IGN)
-fcntl.fcntl(os.open(sys.argv[1], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)
-print('leased', flush=True)
+file = os.open(sys.argv[1], os.O_RDONLY)
+while True:
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        break
+    except BlockingIOError:
+        time.sleep(0.01)
+print('leased', end='', flush=True)
 sys.stdin.read()
 ";
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// Ends at once until the file `go` is there.
-const FLAKY: &str = r#"
+pub(crate) const FLAKY: &str = r#"
 [[launch]]
 rule = "flaky"
 command = "flaky"

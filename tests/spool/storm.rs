@@ -1,16 +1,18 @@
 //! Sixteen writers of both kinds and a launcher that is killed again and again: each line is launched exactly once, or
 //! denied with a reason, and no writer waits.
 //!
-//! `PORTCULLIS_LINES` says how many lines each writes; 200 is what the project promises, a few what every run does.
+//! `PORTCULLIS_LINES` says how many lines each writes.
 
-use portcullis_tests::{Agent, Host, Spool, Stop, holds};
+use portcullis_tests::{
+    Agent, Host, Spool, Stop, holds, longest_wait, storm_lines, storm_patience,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const WRITERS: usize = 16;
 
@@ -36,17 +38,6 @@ mounts = [{ source = "{shared}", target = "/starts", mode = "rw" }]
 log = "none"
 pids = 0
 "#;
-
-/// How long the lock may keep a writer waiting: after that the field's wrappers give up. A second is what the project
-/// promises of a machine that does nothing else, and what is printed is compared with.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn lines_each() -> usize {
-    let text = std::env::var("PORTCULLIS_LINES");
-    text.map_or(6, |text| {
-        text.parse().expect("PORTCULLIS_LINES is a number")
-    })
-}
 
 /// Numbers of no pattern, the same for the same seed.
 struct Random(u64);
@@ -84,18 +75,6 @@ fn write(spool: &Spool, writer: usize, n: usize) {
     assert!(done.status.success(), "{done:?}");
 }
 
-/// How long the longest wait for the lock is, for one who asks for it as writers do, until the flag is set.
-fn longest_wait(spool: &Spool, end: &AtomicBool) -> Duration {
-    let mut longest = Duration::ZERO;
-    while !end.load(SeqCst) {
-        let begin = Instant::now();
-        drop(spool.hold());
-        longest = longest.max(begin.elapsed());
-        sleep(Duration::from_millis(5));
-    }
-    longest
-}
-
 /// How many times which token was started.
 fn starts(dir: &Path) -> BTreeMap<String, usize> {
     let files = fs::read_dir(dir).unwrap().flatten();
@@ -131,7 +110,7 @@ fn kill_until_done(agent: &Agent, spool: &Spool, writing: &AtomicUsize, seed: u6
 
 #[test]
 fn of_16_writers_lines_none_is_lost_or_launched_twice_while_the_launcher_is_killed() {
-    let each = lines_each();
+    let each = storm_lines(6);
     let host = Host::new();
     let spool = Spool::new(&host, "storm");
     let agent = host.agent("blue", &format!("{RULES}{}", spool.table()));
@@ -149,14 +128,14 @@ fn of_16_writers_lines_none_is_lost_or_launched_twice_while_the_launcher_is_kill
                 writing.fetch_sub(1, SeqCst);
             });
         }
-        let probe = scope.spawn(|| longest_wait(&spool, &end));
+        let probe = scope.spawn(|| longest_wait(&spool.lock(), &end));
         let kills = kill_until_done(&agent, &spool, &writing, seed);
         end.store(true, SeqCst);
         (kills, probe.join().unwrap())
     });
     println!("{kills} kills, the longest wait for the lock {wait:?}");
     assert!(kills > 0);
-    assert!(wait < PATIENCE, "{wait:?}");
+    assert!(wait < storm_patience(), "{wait:?}");
 
     let wanted: BTreeMap<String, usize> = (0..WRITERS)
         .flat_map(|writer| (0..each).map(move |n| (writer, n)))

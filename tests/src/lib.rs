@@ -38,7 +38,7 @@ pub use machine::{Machine, keep, package};
 pub use netns::{Netns, uuid};
 pub use process::Process;
 pub use service::{LEAK, OPEN_FILES, Service};
-pub use spool::Spool;
+pub use spool::{Spool, longest_wait, storm_lines, storm_patience};
 
 /// How many attacks of each kind the hostile broker knows: datagrams that no client sent,
 pub const FORGERIES: usize = 24;

@@ -7,6 +7,50 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How many lines each of a storm's writers writes: what `PORTCULLIS_LINES` says. By hand it says what the project
+/// promises, 200; what every run does is a few.
+///
+/// # Panics
+/// When it says something that is no number.
+#[must_use]
+pub fn storm_lines(otherwise: usize) -> usize {
+    let text = std::env::var("PORTCULLIS_LINES");
+    text.map_or(otherwise, |text| {
+        text.parse().expect("PORTCULLIS_LINES is a number")
+    })
+}
+
+/// How long a storm's writer may wait for the lock. What the project promises is a second, on a machine that does nothing
+/// else: that is asked of a run by hand. Of every other it is that no wrapper of the field's gives up.
+#[must_use]
+pub fn storm_patience() -> Duration {
+    let is_by_hand = std::env::var_os("PORTCULLIS_LINES").is_some();
+    Duration::from_secs(if is_by_hand { 1 } else { 10 })
+}
+
+/// How long the longest wait for that lock is, for one who asks for it every 5 ms as writers do, until the flag is set.
+///
+/// # Panics
+/// When the lock is there and cannot be taken.
+#[must_use]
+pub fn longest_wait(lock: &Path, end: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !end.load(Relaxed) {
+        let begin = Instant::now();
+        // It is the first writer who makes it.
+        if let Ok(lock) = File::open(lock) {
+            flock(&lock, FlockOperation::LockExclusive).expect("the lock");
+            drop(lock);
+            longest = longest.max(begin.elapsed());
+        }
+        sleep(Duration::from_millis(5));
+    }
+    longest
+}
 
 /// The spool of one command.
 #[derive(Clone, Debug)]

@@ -265,21 +265,24 @@ impl Take {
         Ok(lines.try_fold(bytes, |rest, line| rest.strip_prefix(line.get(1..)?)))
     }
 
-    /// Takes note that a line is over; when all are, the take is removed, and that is what is returned. It is not waited
-    /// for that a disk has this: after a power failure a line may be taken up again, whose container has gone with the power.
+    /// Takes note that a line is over; when all are, the file is removed. It is not waited for that a disk has this: after
+    /// a power failure a line may be taken up again, whose container has gone with the power.
     ///
     /// # Errors
     /// What the file system says. After a restart the line is then taken up once more.
-    pub(crate) fn over(&mut self, at: u32) -> io::Result<bool> {
+    pub(crate) fn over(&mut self, at: u32) -> io::Result<()> {
         let (offset, _) = self.line(at)?;
         self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
-            fs::remove_file(&self.path)?;
-            return Ok(true);
+        if self.is_over() {
+            return fs::remove_file(&self.path);
         }
         let file = OpenOptions::new().write(true).open(&self.path)?;
-        file.write_all_at(&[OVER], offset - 1)?;
-        Ok(false)
+        file.write_all_at(&[OVER], offset - 1)
+    }
+
+    /// Whether all of its lines are over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
     }
 
     fn line(&self, at: u32) -> io::Result<(u64, u32)> {
@@ -313,7 +316,8 @@ mod tests {
         let mut take = write(&journal, b"a\n\nc\xff d\n");
         assert!(journal.load().unwrap().is_empty(), "not yet in it alone");
         journal.finish(&mut take).unwrap();
-        assert!(!take.over(0).unwrap());
+        take.over(0).unwrap();
+        assert!(!take.is_over());
 
         let journal = Journal::open(dir.path()).unwrap();
         let mut takes = journal.load().unwrap();
@@ -323,8 +327,10 @@ mod tests {
             (again.number, &*again.command, &*again.dir),
             (1, "dnsmasq", "/d")
         );
-        assert!(!again.over(2).unwrap());
-        assert!(again.over(1).unwrap());
+        again.over(2).unwrap();
+        assert!(!again.is_over());
+        again.over(1).unwrap();
+        assert!(again.is_over());
         assert!(
             Journal::open(dir.path())
                 .unwrap()

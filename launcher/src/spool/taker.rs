@@ -50,11 +50,15 @@ pub(crate) enum TakeError {
     /// A file or directory of the agent's is not what it has to be.
     #[error("{path} {problem}")]
     Place { path: PathBuf, problem: String },
-    /// The journal cannot be written.
+    /// The journal cannot be read or written.
     #[error(
-        "the journal in {path} cannot be written ({error}); nothing is taken, and nothing is lost, until there is room on that disk"
+        "the journal in {path} cannot be {step} ({error}); nothing is taken, and nothing is lost, until it can: has that disk room, and is it sound?"
     )]
-    Journal { path: PathBuf, error: io::Error },
+    Journal {
+        path: PathBuf,
+        step: &'static str,
+        error: io::Error,
+    },
 }
 
 fn place(path: &Path, problem: impl Into<String>) -> TakeError {
@@ -70,6 +74,8 @@ pub(super) struct Taker {
     pub(super) watches: Arc<OwnedFd>,
     /// The policy has no such spool any more.
     pub(super) ended: Arc<AtomicBool>,
+    /// The lock is not waited for any more.
+    pub(super) locked: Arc<AtomicBool>,
     /// How many requests have arrived.
     pub(super) arrivals: Arc<AtomicU64>,
     /// What was begun last may not be finished: an earlier life did it, or it failed.
@@ -82,6 +88,7 @@ impl Taker {
     pub(super) fn take(&mut self) -> (Taken, Option<TakeError>) {
         let mut taken = Taken::default();
         let error = self.try_to_take(&mut taken).err();
+        self.locked.store(false, Ordering::Relaxed);
         (taken, error)
     }
 
@@ -91,6 +98,7 @@ impl Taker {
         // Watched first: what comes after the look below is told.
         taken.watch = Some(self.watch(&dir, dir_path)?);
         let lock = self.lock()?;
+        self.locked.store(true, Ordering::Relaxed);
         // Whoever wrote what is there had the lock before.
         let after = self.arrivals.load(Ordering::Relaxed);
         if !self.ended.load(Ordering::Relaxed) {
@@ -151,14 +159,14 @@ impl Taker {
             let path = path.clone();
             move |error: io::Error| place(&path, format!("cannot be {step}: {error}"))
         };
-        let journal = |error| TakeError::Journal {
-            path: self.journal.path().to_owned(),
-            error,
+        let journal = |step: &'static str| {
+            let path = self.journal.path().to_owned();
+            move |error: io::Error| TakeError::Journal { path, step, error }
         };
         let mut unfinished = Vec::new();
         if unsure {
             let own = |dir: &str| *dir == *self.spool.dir;
-            unfinished = self.journal.unfinished(own).map_err(journal)?;
+            unfinished = self.journal.unfinished(own).map_err(journal("read"))?;
         }
         let file = open_lines(dir, owner, &path)?;
         let mut bytes = Vec::new();
@@ -185,7 +193,7 @@ impl Taker {
         let mut rest = bytes.as_slice();
         for take in &unfinished {
             // An earlier life was killed in between. What it has in the journal is taken, wherever else it is.
-            if let Some(after) = take.strip_from(rest).map_err(journal)? {
+            if let Some(after) = take.strip_from(rest).map_err(journal("read"))? {
                 rest = after;
             }
         }
@@ -193,13 +201,17 @@ impl Taker {
         let mut new = None;
         if !lines.is_empty() {
             let Spool { command, dir, .. } = &self.spool;
-            new = Some(self.journal.write(command, dir, lines).map_err(journal)?);
+            new = Some(
+                self.journal
+                    .write(command, dir, lines)
+                    .map_err(journal("written"))?,
+            );
         }
         if let Some(writer) = writer {
             if let Err(error) = writer.set_len(0) {
                 // It is all still there, and one copy for each try would fill the disk.
                 if let Some(take) = new {
-                    self.journal.withdraw(take).map_err(journal)?;
+                    self.journal.withdraw(take).map_err(journal("written"))?;
                 }
                 return Err(failed("emptied")(error));
             }
@@ -207,7 +219,7 @@ impl Taker {
         }
         unfinished.extend(new);
         for mut take in unfinished {
-            self.journal.finish(&mut take).map_err(journal)?;
+            self.journal.finish(&mut take).map_err(journal("written"))?;
             taken.takes.push(take);
         }
         let over = rest.get(lines.len()..).unwrap_or_default();
@@ -235,6 +247,11 @@ fn dropped(over: &[u8], size: u64, read: usize) -> Option<Dropped> {
     let (reason, why) = if half {
         let why = "the last line has no end: whoever wrote it ended in the middle, and was never told that it was done";
         (Reason::Malformed, why.to_owned())
+    } else if unread > 0 && (read as u64) < SPOOL {
+        let why = format!(
+            "{all} bytes were dropped: they were written while lines were taken, by somebody who had no lock"
+        );
+        (Reason::Malformed, why)
     } else {
         let why = format!(
             "{all} bytes were dropped: at most {SPOOL} bytes and {MOST} lines are taken at once"
@@ -386,7 +403,13 @@ mod tests {
         assert!(dropped(b"", 10, 10).is_none());
         let half = dropped(b"qdhcp-1 --a", 11, 11).unwrap();
         assert_eq!(half.reason, Reason::Malformed);
-        for (over, size, read) in [(&b"a\nb"[..], 3, 3), (b"a", 100, 1), (b"", 100, 1)] {
+        for (over, size) in [(&b"a"[..], 100), (b"", 100)] {
+            let unlocked = dropped(over, size, 1).unwrap();
+            assert_eq!(unlocked.reason, Reason::Malformed);
+            assert!(unlocked.why.contains("no lock"), "{}", unlocked.why);
+        }
+        let all = usize::try_from(SPOOL).unwrap();
+        for (over, size, read) in [(&b"a\nb"[..], 3, 3), (b"a", SPOOL + 1, all)] {
             let dropped = dropped(over, size, read).unwrap();
             assert_eq!(dropped.reason, Reason::TooLarge);
         }
