@@ -3,10 +3,11 @@
 
 use crate::{NAP, SLEEP, complained, launched, launched_or_found, line, with_spool, with_spools};
 use portcullis_tests::{Host, Service, Spool, holds, launch, launched as answered};
-use portcullis_wire::Reply;
+use portcullis_wire::{Body, Reply};
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// One name, whatever is asked for.
 const ONE: &str = r#"
@@ -25,6 +26,14 @@ user = "0:0"
 fn runs(host: &Host, argument: &str) -> bool {
     let arguments = host.engine().container("one").process().arguments();
     arguments.iter().any(|a| a == argument)
+}
+
+/// How many locks the launcher waits for.
+fn waiting(service: &Service) -> usize {
+    let number = format!(" {} ", service.launcher().pid);
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let ours = |lock: &&str| lock.contains("->") && lock.contains(&number);
+    locks.lines().filter(ours).count()
 }
 
 #[test]
@@ -59,11 +68,38 @@ fn a_line_of_before_the_start_does_not_take_the_place_of_what_a_datagram_has_sta
     let spool = Spool::new(&host, "sleep");
     let agent = with_spools(&host, &[ONE], &[&spool]);
     spool.write(&line(1001));
+    let lock = spool.hold();
     let mut client = agent.client();
-    let _service = agent.start();
-    let _newer = answered(client.launch_patiently(&launch("sleep", &["2002"])));
+    client
+        .send(Body::Launch(launch("sleep", &["2002"])))
+        .unwrap();
+    let service = agent.start();
+    holds("the lock is waited for", || waiting(&service) == 1);
+    // Long enough for a broker to hand the datagram on, were there one already.
+    let begin = Instant::now();
+    holds("the lock is held", || {
+        begin.elapsed() > Duration::from_millis(200)
+    });
+    drop(lock);
+    let _newer = answered(client.reply().reply);
     spool.wait_until_done(&agent);
     assert!(runs(&host, "2002"));
+}
+
+/// Clients are served although an agent holds the lock of a spool for ever.
+#[test]
+fn a_lock_that_is_held_at_the_start_keeps_no_client_waiting() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spools(&host, &[ONE], &[&spool]);
+    let _lock = spool.hold();
+    let service = agent.start();
+    let _served = answered(
+        service
+            .client()
+            .launch_patiently(&launch("sleep", &["2002"])),
+    );
+    assert_eq!(waiting(&service), 1);
 }
 
 /// Lines that reuse what runs cost next to nothing, and could use up a rate all by themselves.
@@ -167,26 +203,20 @@ fn a_spool_that_left_the_policy_and_came_back_while_its_lock_was_held_is_watched
         .replace("spool = true\n", "");
     let lock = spool.hold();
     let service = agent.start();
-    let number = format!(" {} ", service.launcher().pid);
-    let waiting = || {
-        let locks = fs::read_to_string("/proc/locks").unwrap();
-        let ours = |lock: &&str| lock.contains("->") && lock.contains(&number);
-        locks.lines().filter(ours).count()
-    };
-    holds("the lock is waited for", || waiting() == 1);
+    holds("the lock is waited for", || waiting(&service) == 1);
     for policy in [&without, &with] {
         agent.write_policy(policy);
         service.reload();
     }
-    holds("it is waited for twice", || waiting() == 2);
+    holds("it is waited for twice", || waiting(&service) == 2);
     drop(lock);
-    holds("the lock is not waited for", || waiting() == 0);
+    holds("the lock is not waited for", || waiting(&service) == 0);
     // Two, as the first one may be found by a look that comes with the lock.
     for seconds in [1001, 1002] {
-        let before = std::time::Instant::now();
+        let before = Instant::now();
         spool.write(&line(seconds));
         launched(&service, &spool, &format!("sleep-{seconds}"));
         // A look comes every minute, too.
-        assert!(before.elapsed() < std::time::Duration::from_secs(30));
+        assert!(before.elapsed() < Duration::from_secs(30));
     }
 }
