@@ -1,26 +1,14 @@
 //! How the pair is started: with an inherited listener as from systemd, or from a shell.
 
-use portcullis_tests::{Host, Process, binary, holds, launch, launched};
+use portcullis_tests::{Host, Process, SLEEP, binary, holds, launch, launched};
 use portcullis_wire::Body;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
-
 #[test]
 fn a_request_that_was_sent_before_the_pair_started_is_answered() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let mut client = agent.client();
     client
         .send(Body::Launch(launch("sleep", &["1000"])))
@@ -32,7 +20,7 @@ fn a_request_that_was_sent_before_the_pair_started_is_answered() {
 #[test]
 fn the_socket_stays_through_idle_exits_and_restarts() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES).option("--idle-exit", "100ms");
+    let agent = host.agent("blue", SLEEP).option("--idle-exit", "100ms");
     for _ in 0..3 {
         let mut client = agent.client();
         client.send(Body::Ping).unwrap();
@@ -49,7 +37,7 @@ fn the_socket_stays_through_idle_exits_and_restarts() {
 #[test]
 fn from_a_shell_it_binds_the_socket_itself_and_takes_the_place_of_a_dead_one() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start_listening();
     let _ = launched(service.client().launch(launch("sleep", &["1000"])));
     service.kill();
@@ -61,7 +49,7 @@ fn from_a_shell_it_binds_the_socket_itself_and_takes_the_place_of_a_dead_one() {
 #[test]
 fn it_tells_the_service_manager_when_it_is_ready() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     service.wait_for_notification("READY=1");
     assert!(service.client().is_served());
@@ -73,7 +61,7 @@ fn it_tells_the_service_manager_when_it_is_ready() {
 #[test]
 fn there_is_one_launcher_for_an_agent() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let mut first = agent.start();
     assert!(first.operator().is_served());
     let second = agent.start();
@@ -84,7 +72,7 @@ fn there_is_one_launcher_for_an_agent() {
 #[test]
 fn the_launchers_directories_are_for_root_alone() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let _ = launched(service.client().launch(launch("sleep", &["1000"])));
     assert!(service.operator().is_served());
@@ -101,7 +89,7 @@ fn the_launchers_directories_are_for_root_alone() {
 #[test]
 fn a_broker_that_dies_is_started_again_and_side_containers_live_on() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     for _ in 0..3 {
@@ -130,7 +118,7 @@ fn a_reload_while_the_first_broker_still_starts_ends_with_the_new_one_serving() 
     );
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    let agent = host.agent("blue", RULES).broker_binary(script);
+    let agent = host.agent("blue", SLEEP).broker_binary(script);
     let service = agent.start();
     let serving = || service.audit().with("message", "the broker serves").len();
 
@@ -158,7 +146,7 @@ fn a_broker_that_never_starts_is_told_to_clients_and_to_systemd_until_it_does() 
         fs::rename(new, &script).unwrap();
     };
     write("#!/bin/sh\necho 'no Landlock on this kernel' >&2\nexit 1\n");
-    let agent = host.agent("blue", RULES).broker_binary(script.clone());
+    let agent = host.agent("blue", SLEEP).broker_binary(script.clone());
     let service = agent.start();
     service.wait_for_notification("READY=1");
     // As the real client asks: it does not wait until it has lost its patience.

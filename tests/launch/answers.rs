@@ -1,19 +1,9 @@
 //! That every answer is true, and what the audit record says of it.
 
-use portcullis_tests::{Host, Process, denied, failed, holds, launch, launched};
+use portcullis_tests::{Host, Process, SLEEP, denied, failed, holds, launch, launched};
 use portcullis_wire::{Body, Reason, Reply};
 
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-
+const ENDS: &str = r#"
 [[launch]]
 rule = "ends"
 command = "ends"
@@ -27,7 +17,7 @@ user = "0:0"
 #[test]
 fn launched_says_what_podman_says() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[SLEEP, ENDS].concat());
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let container = host.engine().container("sleep-1000");
@@ -50,7 +40,7 @@ fn launched_says_what_podman_says() {
 #[test]
 fn a_program_that_has_ended_before_it_was_seen_is_not_launched() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[SLEEP, ENDS].concat());
     let service = agent.start();
     host.engine().outlast();
     let failure = failed(service.client().launch(launch("ends", &[])));
@@ -61,7 +51,7 @@ fn a_program_that_has_ended_before_it_was_seen_is_not_launched() {
 #[test]
 fn one_audit_record_for_each_decision_and_its_phases() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[SLEEP, ENDS].concat());
     let service = agent.start();
     let mut client = service.client();
     let answer = launched(client.launch(launch("sleep", &["1000"])));
@@ -100,7 +90,7 @@ fn failed_or_launched(reply: Reply) -> Option<Reason> {
 #[test]
 fn the_operators_socket_pings_explains_and_lists_and_launches_nothing() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[SLEEP, ENDS].concat());
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let mut operator = service.operator();

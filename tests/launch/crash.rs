@@ -1,6 +1,8 @@
 //! SIGKILL to the launcher, the broker, and both, in the middle of 50 launches.
 
-use portcullis_tests::{Agent, Host, Launched, Process, Service, holds, launch, launched, until};
+use portcullis_tests::{
+    Agent, Host, Launched, Process, SLEEP, Service, holds, launch, launched, until,
+};
 use portcullis_wire::{Body, Launch, Reply, State};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -9,21 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-const RULES: &str = r#"
+const LIMITS: &str = r#"
 [limits]
 running = 1000
 launches = "10000/s"
 in_flight = 512
-
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
 "#;
 
 const LAUNCHES: usize = 50;
@@ -62,7 +54,7 @@ fn running(agent: &Agent) -> BTreeMap<String, (String, i32)> {
 
 fn crash(victim: Victim) {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[LIMITS, SLEEP].concat());
     let service = agent.start();
     // These ran before.
     let mut before = vec![];
@@ -182,7 +174,7 @@ fn invariant_7_both_killed_during_50_launches_lose_and_double_nothing() {
 #[test]
 fn invariant_7_a_stop_leaves_every_side_container_and_its_conmon_running() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[LIMITS, SLEEP].concat());
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let process = Process::find(answer.pid).unwrap();
@@ -198,7 +190,7 @@ fn invariant_7_a_stop_leaves_every_side_container_and_its_conmon_running() {
 #[test]
 fn invariant_7_a_launch_under_way_when_the_launcher_is_killed_is_found_again() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", &[LIMITS, SLEEP].concat());
     let service = agent.start();
     host.engine().hang("run", "--name=sleep-1000");
     let mut client = service.client();

@@ -1,27 +1,15 @@
 //! Many launches at once.
 
-use portcullis_tests::{Agent, Host, IMAGE, holds, launch, launched};
+use portcullis_tests::{Agent, Host, IMAGE, SLEEP, holds, launch, launched};
 use portcullis_wire::{Body, Reason, Reply, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 /// The head that allows as many launches as these tests make.
 const LIMITS: &str = "\n[limits]\nrunning = 1000\nlaunches = \"10000/s\"\nin_flight = 512\n";
 
 fn agent(host: &Host) -> Agent<'_> {
-    host.agent("blue", &format!("{LIMITS}{RULES}"))
+    host.agent("blue", &format!("{LIMITS}{SLEEP}"))
 }
 
 /// The agent's side containers as the operator's socket lists them: name to ID, state and pid.

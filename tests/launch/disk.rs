@@ -1,26 +1,14 @@
 //! A disk that is full: what cannot be put on record is not launched.
 
-use portcullis_tests::{Host, failed, launch, launched};
+use portcullis_tests::{Host, SLEEP, failed, launch, launched};
 use portcullis_wire::Reason;
 use rustix::mount::{MountFlags, mount};
 use std::fs;
 
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
-
 #[test]
 fn a_full_disk_is_a_clear_error_nothing_is_launched_and_with_room_all_is_well() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let state = agent.state();
     mount("tmpfs", &state, "tmpfs", MountFlags::empty(), c"size=256k").unwrap();
     let service = agent.start();

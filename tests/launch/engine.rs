@@ -1,22 +1,10 @@
 //! A podman that hangs, lies or fails.
 
-use portcullis_tests::{Host, Process, Service, failed, holds, launch, launched, until};
+use portcullis_tests::{Host, Process, SLEEP, Service, failed, holds, launch, launched, until};
 use portcullis_wire::{Body, Reason, Reply, State, limits};
 use rustix::process::Signal;
 use std::fs;
 use std::time::{Duration, Instant};
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 fn state(service: &Service, name: &str) -> Option<State> {
     let body = Body::List {
@@ -46,7 +34,7 @@ fn hanging(service: &Service, name: &str) -> Process {
 #[test]
 fn a_podman_that_hangs_is_a_timeout_and_is_not_killed_and_its_container_is_found_later() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES).engine("deadline = \"3s\"");
+    let agent = host.agent("blue", SLEEP).engine("deadline = \"3s\"");
     let service = agent.start();
     host.engine().hang("run", "--name=sleep-1000");
     let mut client = service.client();
@@ -75,7 +63,7 @@ fn a_podman_that_hangs_is_a_timeout_and_is_not_killed_and_its_container_is_found
 #[test]
 fn podmans_that_hang_hold_no_worker_for_ever_and_end_in_a_clear_error() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let agent = agent.engine("deadline = \"4s\"").engine("workers = 1");
     let service = agent.start();
     let mut client = service.client();
@@ -113,7 +101,7 @@ fn podmans_that_hang_hold_no_worker_for_ever_and_end_in_a_clear_error() {
 #[test]
 fn rc_0_without_a_container_is_not_launched() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     assert!(service.client().is_served());
     host.engine().lie("run");
@@ -125,7 +113,7 @@ fn rc_0_without_a_container_is_not_launched() {
 #[test]
 fn a_podman_that_is_killed_is_an_error_and_leaves_nothing() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     host.engine().hang("run", "");
     let mut client = service.client();
@@ -147,7 +135,7 @@ fn a_podman_that_is_killed_is_an_error_and_leaves_nothing() {
 #[test]
 fn a_podman_that_is_not_there_is_a_clear_error() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     assert!(service.client().is_served());
     let _ = launched(service.client().launch(launch("sleep", &["1000"])));
@@ -187,7 +175,7 @@ fn podmans(service: &Service) -> (usize, usize) {
 #[track_caller]
 fn hung_podmans_are_few_and_are_reaped(subcommand: &str) {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let agent = agent.engine("deadline = \"5s\"").engine("workers = 4");
     let service = agent.start();
     let mut client = service.client();
@@ -240,7 +228,7 @@ fn podmans_that_hang_as_they_remove_are_few_and_are_reaped() {
 fn the_end_of_a_long_output_is_told_and_never_lies_in_the_runtime_directory() {
     let host = Host::new();
     // One MiB without a newline; and whether it has ended is seen before or after podman has returned.
-    let rules = RULES
+    let rules = SLEEP
         .replace(
             "program = [\"/bin/sleep\"]",
             "program = [\"/bin/sh\", \"-c\", \"head -c 1048576 /dev/zero | tr '\\\\0' x; printf END; exit 3\", \"sh\"]",

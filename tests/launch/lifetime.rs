@@ -1,25 +1,13 @@
 //! From a side container's end to its removal, and from the last one's removal to the pair's own exit.
 
-use portcullis_tests::{Host, Process, holds, launch, launched};
+use portcullis_tests::{Host, Process, SLEEP, holds, launch, launched};
 use portcullis_wire::Body;
 use rustix::process::Signal;
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 #[test]
 fn a_side_container_is_removed_after_it_ends() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let other = launched(service.client().launch(launch("sleep", &["2000"])));
@@ -47,7 +35,7 @@ fn a_side_container_is_removed_after_it_ends() {
 #[test]
 fn a_side_container_that_ended_while_the_launcher_was_away_is_removed_after_the_next_start() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let process = Process::find(answer.pid).unwrap();
@@ -63,7 +51,7 @@ fn a_side_container_that_ended_while_the_launcher_was_away_is_removed_after_the_
 #[test]
 fn podman_ps_is_called_once_and_not_for_every_launch() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     for seconds in 1000..1010 {
@@ -81,7 +69,7 @@ fn podman_ps_is_called_once_and_not_for_every_launch() {
 #[test]
 fn the_pair_exits_when_it_is_idle() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES).option("--idle-exit", "1s");
+    let agent = host.agent("blue", SLEEP).option("--idle-exit", "1s");
     let service = agent.start();
     assert!(service.client().is_served());
     let broker = service.broker();
@@ -92,7 +80,7 @@ fn the_pair_exits_when_it_is_idle() {
 #[test]
 fn a_connection_or_a_side_container_keeps_the_pair_from_exiting() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES).option("--idle-exit", "300ms");
+    let agent = host.agent("blue", SLEEP).option("--idle-exit", "300ms");
     let mut service = agent.start();
     let mut client = service.client();
     let answer = launched(client.launch(launch("sleep", &["1000"])));
@@ -118,7 +106,7 @@ fn a_connection_or_a_side_container_keeps_the_pair_from_exiting() {
 #[test]
 fn a_request_under_way_keeps_the_pair_from_exiting() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES).option("--idle-exit", "300ms");
+    let agent = host.agent("blue", SLEEP).option("--idle-exit", "300ms");
     let mut service = agent.start();
     host.engine().hang("run", "");
     let mut client = service.client();
@@ -141,7 +129,7 @@ fn a_request_under_way_keeps_the_pair_from_exiting() {
 #[test]
 fn a_client_that_goes_away_before_its_answer_disturbs_nothing() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     for seconds in ["1000", "1001", "1002"] {
         let mut client = service.client();

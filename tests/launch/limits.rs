@@ -1,25 +1,13 @@
 //! The policy's limits, as the launcher counts them.
 
-use portcullis_tests::{Host, Process, denied, holds, launch, launched};
+use portcullis_tests::{Host, Process, SLEEP, denied, holds, launch, launched};
 use portcullis_wire::{Body, Reason, Reply};
 use rustix::process::Signal;
-
-const RULE: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 #[test]
 fn an_agent_with_as_many_side_containers_as_allowed_gets_no_more_until_one_ends() {
     let host = Host::new();
-    let agent = host.agent("blue", &format!("\n[limits]\nrunning = 2\n{RULE}"));
+    let agent = host.agent("blue", &format!("\n[limits]\nrunning = 2\n{SLEEP}"));
     let service = agent.start();
     let mut client = service.client();
     let first = launched(client.launch(launch("sleep", &["1001"])));
@@ -54,7 +42,7 @@ fn an_agent_that_launches_more_often_than_allowed_is_refused() {
     let host = Host::new();
     let agent = host.agent(
         "blue",
-        &format!("\n[limits]\nlaunches = \"3/hour\"\n{RULE}"),
+        &format!("\n[limits]\nlaunches = \"3/hour\"\n{SLEEP}"),
     );
     let service = agent.start();
     let mut client = service.client();
@@ -76,7 +64,7 @@ fn an_agent_that_launches_more_often_than_allowed_is_refused() {
 #[test]
 fn an_agent_with_as_many_requests_under_way_as_allowed_is_refused() {
     let host = Host::new();
-    let agent = host.agent("blue", &format!("\n[limits]\nin_flight = 2\n{RULE}"));
+    let agent = host.agent("blue", &format!("\n[limits]\nin_flight = 2\n{SLEEP}"));
     let service = agent.start();
     host.engine().hang("run", "");
     let mut clients = [service.client(), service.client()];
@@ -107,7 +95,7 @@ fn invariant_5_a_full_queue_is_busy_for_the_next_and_one_worker_runs_one_podman(
     const MORE: usize = 5;
     let host = Host::new();
     let agent = host
-        .agent("blue", &format!("\n[limits]\nin_flight = 200\n{RULE}"))
+        .agent("blue", &format!("\n[limits]\nin_flight = 200\n{SLEEP}"))
         .engine("workers = 1");
     let service = agent.start();
     host.engine().hang("run", "");

@@ -1,21 +1,9 @@
 //! Framing: bytes that are no message, sent to the whole pair. Each gets one clear answer, and the connection lives.
 
-use portcullis_tests::{Client, Host, Service, holds, launch};
+use portcullis_tests::{Client, Host, SLEEP, Service, holds, launch};
 use portcullis_wire::limits::{ARGUMENTS, DATAGRAM};
 use portcullis_wire::{Body, Launch, Reason, Reply, Request, codec};
 use std::os::fd::AsFd;
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 /// Sends it on a connection of its own and gives the reason; then looks that the connection lives and nothing ran.
 #[track_caller]
@@ -57,7 +45,7 @@ fn good() -> Vec<u8> {
 #[test]
 fn invariant_4_broken_input_gets_one_clear_error_and_starts_nothing() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let trailing = [&good()[..], b"\0"].concat();
     let twice = [good(), good()].concat();
@@ -90,7 +78,7 @@ fn invariant_4_broken_input_gets_one_clear_error_and_starts_nothing() {
 #[test]
 fn an_over_long_datagram_that_hides_a_field_is_too_large() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     // What the kernel leaves of it when it is cut to the limit would be a launch with fewer arguments.
     let mut launch = launch("sleep", &["100"]);
@@ -110,7 +98,7 @@ fn an_over_long_datagram_that_hides_a_field_is_too_large() {
 #[test]
 fn an_empty_datagram_is_malformed_and_ends_the_connection() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     assert!(client.is_served());
@@ -123,7 +111,7 @@ fn an_empty_datagram_is_malformed_and_ends_the_connection() {
 #[test]
 fn an_unknown_version_is_told_which_are_spoken() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     for version in [0, 2, 255] {
         let mut client = service.client();
@@ -139,7 +127,7 @@ fn an_unknown_version_is_told_which_are_spoken() {
 #[test]
 fn a_flood_of_descriptors_is_closed_and_refused_and_leaves_the_count_flat() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     assert!(client.is_served());
@@ -205,7 +193,7 @@ fn a_flood_of_descriptors_is_closed_and_refused_and_leaves_the_count_flat() {
 #[test]
 fn invariant_4_ten_thousand_broken_datagrams_leave_memory_flat() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     assert!(client.is_served());

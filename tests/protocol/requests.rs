@@ -1,25 +1,13 @@
 //! Requests that are understood: each is answered once, with its own id.
 
-use portcullis_tests::{Host, denied, launch};
+use portcullis_tests::{Host, SLEEP, denied, launch};
 use portcullis_wire::{Attach, Body, Reason, Reply, Target};
 use std::collections::BTreeSet;
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 #[test]
 fn a_ping_tells_agent_generation_version_and_sandbox() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let Reply::Pong(pong) = service.client().call(Body::Ping) else {
         panic!()
@@ -47,7 +35,7 @@ fn a_ping_tells_agent_generation_version_and_sandbox() {
 #[test]
 fn what_is_not_served_yet_says_so() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     let target = || Target::Name("sleep-1".into());
@@ -83,7 +71,7 @@ fn what_is_not_served_yet_says_so() {
 #[test]
 fn a_dry_run_starts_nothing() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     let mut dry = launch("sleep", &["100"]);
@@ -103,7 +91,7 @@ fn a_dry_run_starts_nothing() {
 #[test]
 fn invariant_6_many_requests_on_one_connection_are_each_answered_once() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut client = service.client();
     let mut expected = BTreeSet::new();

@@ -252,6 +252,19 @@ impl<'h> Agent<'h> {
     }
 }
 
+/// A rule that launches `sleep SECONDS`, as the container `sleep-SECONDS`.
+pub const SLEEP: &str = r#"
+[[launch]]
+rule = "sleep"
+command = "sleep"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sleep"]
+args = [{ min = 1, pattern = "{seconds:int}" }]
+[launch.container]
+name = "sleep-{seconds}"
+user = "0:0"
+"#;
+
 /// A built binary, by name: in `$PORTCULLIS_BIN_DIR`, else where `make build` leaves it.
 ///
 /// # Panics

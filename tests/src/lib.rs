@@ -25,7 +25,7 @@ mod process;
 mod service;
 mod spool;
 
-pub use agent::{Agent, binary};
+pub use agent::{Agent, SLEEP, binary};
 pub use allocations::{Counting, live, peak};
 pub use audit::Audit;
 pub use calls::{Call, Calls};
