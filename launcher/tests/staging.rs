@@ -658,7 +658,13 @@ fn a_container_that_is_given_the_launchers_directory_sees_nothing_staged() {
     // A container that shares /run with the host, before.
     let run = scene.path("run");
     rustix::mount::mount_bind(&run, &run).unwrap();
-    rustix::mount::mount_change(&run, MountPropagationFlags::SHARED).unwrap();
+    // A host's mounts are shared, and with the one beneath it this one would have each of its own twice.
+    for propagation in [
+        MountPropagationFlags::PRIVATE,
+        MountPropagationFlags::SHARED,
+    ] {
+        rustix::mount::mount_change(&run, propagation).unwrap();
+    }
     rustix::mount::mount_bind(&run, scene.path("peer")).unwrap();
 
     let staging = scene.staging();
