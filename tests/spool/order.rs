@@ -70,9 +70,8 @@ fn a_line_of_before_the_start_does_not_take_the_place_of_what_a_datagram_has_sta
     spool.write(&line(1001));
     let lock = spool.hold();
     let mut client = agent.client();
-    client
-        .send(Body::Launch(launch("sleep", &["2002"])))
-        .unwrap();
+    let newer = launch("sleep", &["2002"]);
+    client.send(Body::Launch(newer.clone())).unwrap();
     let service = agent.start();
     holds("the lock is waited for", || waiting(&service) == 1);
     // Long enough for a broker to hand the datagram on, were there one already.
@@ -81,7 +80,11 @@ fn a_line_of_before_the_start_does_not_take_the_place_of_what_a_datagram_has_sta
         begin.elapsed() > Duration::from_millis(200)
     });
     drop(lock);
-    let _newer = answered(client.reply().reply);
+    let _newer = answered(match client.reply().reply {
+        // The line is being launched; what is newer takes its place.
+        Reply::Busy { .. } => client.launch_patiently(&newer),
+        reply => reply,
+    });
     spool.wait_until_done(&agent);
     assert!(runs(&host, "2002"));
 }
