@@ -2,8 +2,8 @@
 //! (`hostile_broker/main.rs` is that broker).
 
 use portcullis_tests::{
-    Agent, Client, DESCRIPTORS, FLOODS, FORGERIES, Host, LAYERS, NOISE, Process, Service, denied,
-    holds, launch, until,
+    Agent, Client, DESCRIPTORS, FLOODS, FORGERIES, Host, LAYERS, NOISE, Process, SLEEP, Service,
+    denied, holds, launch, until,
 };
 use portcullis_wire::{Body, Reason, Reply};
 use std::fs;
@@ -12,18 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// The most records of a broker's own reports: an honest one sends a report a second, with a record for each kind of denial.
 const REPORTS: usize = 32;
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 /// A copy of it whose name says the attack.
 fn broker(host: &Host, attack: &str) -> PathBuf {
@@ -50,7 +38,7 @@ fn starts(broker: &Path) -> usize {
 fn survives(attack: &str, ways: usize) {
     let host = Host::new();
     let path = broker(&host, attack);
-    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
     for number in 0..ways {
         fs::write(path.with_file_name("number"), number.to_string()).unwrap();
         let mut service = agent.start();
@@ -124,7 +112,7 @@ fn nothing_but_the_allowed(agent: &Agent) {
 fn is_replaced(attack: &str) {
     let host = Host::new();
     let path = broker(&host, attack);
-    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
     let mut service = agent.start();
     let first = until("a broker", || {
         let mut children = service.launcher().children().into_iter();
@@ -170,7 +158,7 @@ fn invariant_3_a_client_of_a_user_that_the_policy_does_not_admit_is_refused_what
 {
     let host = Host::new();
     let agent = host
-        .agent("blue", RULES)
+        .agent("blue", SLEEP)
         .broker_binary(broker(&host, "forward"));
     let _service = agent.start();
     mode(&agent.socket(), 0o777);
@@ -185,7 +173,7 @@ fn invariant_3_a_client_that_has_ended_is_refused_though_another_process_holds_i
     for reaped in [true, false] {
         let host = Host::new();
         let agent = host
-            .agent("blue", RULES)
+            .agent("blue", SLEEP)
             .broker_binary(broker(&host, "forward"));
         let _service = agent.start();
         let (mut client, mut child) = Client::connect_by_child(&agent.socket()).unwrap();
@@ -215,7 +203,7 @@ fn a_broker_that_closes_its_link_and_lives_on_is_ended_and_replaced() {
 fn what_a_broker_calls_its_layers_tells_the_service_manager_nothing() {
     let host = Host::new();
     let path = broker(&host, "layers");
-    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
     for number in 0..LAYERS {
         fs::write(path.with_file_name("number"), number.to_string()).unwrap();
         let _ = fs::remove_file(path.with_file_name("starts"));
@@ -260,7 +248,7 @@ fn descriptors_from_a_hostile_broker_do_not_pile_up_in_the_launcher() {
     let host = Host::new();
     let path = broker(&host, "descriptors");
     fs::write(path.with_file_name("number"), "2").unwrap(); // sixteen at once
-    let agent = host.agent("blue", RULES).broker_binary(path);
+    let agent = host.agent("blue", SLEEP).broker_binary(path);
     let service = agent.start();
     assert!(service.operator().is_served());
     let before = service.launcher().descriptors().len();
@@ -280,7 +268,7 @@ fn descriptors_from_a_hostile_broker_do_not_pile_up_in_the_launcher() {
 fn a_broker_that_dies_at_once_is_started_again_with_pauses_that_grow() {
     let host = Host::new();
     let path = broker(&host, "crash");
-    let agent = host.agent("blue", RULES).broker_binary(path.clone());
+    let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
     let mut service = agent.start();
     let begin = std::time::Instant::now();
     holds("it is started again", || starts(&path) >= 4);
@@ -293,7 +281,7 @@ fn a_broker_that_dies_at_once_is_started_again_with_pauses_that_grow() {
 fn a_broker_that_never_says_ready_does_not_stop_the_launcher() {
     let host = Host::new();
     let path = broker(&host, "silent");
-    let agent = host.agent("blue", RULES).broker_binary(path);
+    let agent = host.agent("blue", SLEEP).broker_binary(path);
     let mut service = agent.start();
     alive(&mut service);
     assert!(service.stop().success(), "it ends when it is told to");

@@ -1,6 +1,6 @@
 //! The policy's files: unusable or unsafe ones are no policy, the socket stays usable, and a reload mends it.
 
-use portcullis_tests::{Agent, Host, Service, Stop, denied, launch, launched};
+use portcullis_tests::{Agent, Host, SLEEP, Service, Stop, denied, launch, launched};
 use portcullis_wire::{Body, Pong, Reason, Reply};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,18 +8,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-const RULES: &str = r#"
-[[launch]]
-rule = "sleep"
-command = "sleep"
-image = "localhost/portcullis-test:1"
-program = ["/bin/sleep"]
-args = [{ min = 1, pattern = "{seconds:int}" }]
-[launch.container]
-name = "sleep-{seconds}"
-user = "0:0"
-"#;
 
 const DROP_IN: &str = r#"
 [[launch]]
@@ -47,7 +35,7 @@ fn pong(service: &Service) -> Pong {
 #[track_caller]
 fn unavailable_until_mended(spoil: impl FnOnce(&Agent), mend: impl FnOnce(&Agent)) {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     spoil(&agent);
     let mut service = agent.start();
     let mut client = service.client();
@@ -108,7 +96,7 @@ fn invariant_5_a_symlinked_policy_is_unavailable_until_mended() {
 #[test]
 fn invariant_5_a_half_written_policy_is_unavailable_until_mended() {
     let host = Host::new();
-    let whole = host.agent("whole", RULES).policy_text();
+    let whole = host.agent("whole", SLEEP).policy_text();
     let half = whole.get(..whole.len() - 40).unwrap().to_owned();
     unavailable_until_mended(
         |agent| agent.write_policy(&half),
@@ -173,7 +161,7 @@ fn invariant_5_one_bad_drop_in_makes_the_whole_policy_unavailable() {
 #[test]
 fn invariant_5_a_broken_reload_keeps_the_old_policy_and_says_so() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let before = pong(&service).generation;
     assert_eq!(before.len(), 16);
@@ -204,7 +192,7 @@ fn invariant_5_a_broken_reload_keeps_the_old_policy_and_says_so() {
 #[test]
 fn a_reload_takes_rules_away_and_adds_drop_ins() {
     let host = Host::new();
-    let agent = host.agent("blue", RULES);
+    let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let mut old = service.client();
     assert!(old.is_served());
@@ -343,7 +331,7 @@ fn no_request_is_lost_or_sees_a_mix_while_the_policy_is_reloaded() {
 #[test]
 fn a_peer_that_the_policy_does_not_name_gets_nothing() {
     let host = Host::new();
-    let policy = format!("version = 1\n[peer]\nuid = [12345]\n{RULES}");
+    let policy = format!("version = 1\n[peer]\nuid = [12345]\n{SLEEP}");
     let agent = host.agent_with_policy("blue", &policy);
     let service = agent.start();
     let mut client = service.client();
