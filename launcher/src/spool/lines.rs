@@ -227,3 +227,26 @@ impl Service {
 fn doubled(pause: Duration, times: u32) -> Duration {
     pause.saturating_mul(2u32.saturating_pow(times))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Journal;
+
+    #[test]
+    fn a_take_whose_file_is_gone_is_forgotten_when_its_lines_are_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let mut take = journal.write("dnsmasq", "/d", b"a\nb\n").unwrap();
+        journal.finish(&mut take).unwrap();
+        let number = take.number;
+        std::fs::remove_file(journal.path().join(number.to_string())).unwrap();
+        let mut lines = Lines::default();
+        lines.add(take);
+        for at in 0..2 {
+            assert_eq!(lines.takes.len(), 1);
+            lines.over(LineId { take: number, at });
+        }
+        assert!(lines.takes.is_empty());
+    }
+}
