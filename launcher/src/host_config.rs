@@ -27,7 +27,7 @@ pub struct EngineConfig {
     pub podman: PathBuf,
     /// Options before podman's subcommand, such as `--root=…`.
     pub global_args: Vec<String>,
-    /// podman's environment beside `PATH` and `HOME`.
+    /// podman's environment beside `PATH`, `HOME` and `GOGC`, each of which an entry here replaces.
     pub environment: BTreeMap<String, String>,
     /// How many podmans run at once: 1 to 8. Twice the number of processors by default.
     pub workers: u8,

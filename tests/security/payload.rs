@@ -184,6 +184,7 @@ fn podman_is_started_clean() {
         let allowed = [
             "PATH",
             "HOME",
+            "GOGC",
             "LANG",
             "LC_ALL",
             "TMPDIR",
