@@ -2,7 +2,7 @@
 # Installs what this machine lacks, on Debian or Ubuntu; as an ordinary user through sudo. Nothing is touched that is there.
 #   build   a C compiler with its static library, and Rust
 #   run     podman and what makes namespaces and images: for the demo and the tests
-#   test    valgrind, and what makes Python environments
+#   test    valgrind, and what makes file systems and Python environments
 #   lint    shellcheck, rustfmt, clippy
 # Never a service: dnsmasq, haproxy and the like are unpacked into images only.
 set -eu
@@ -88,6 +88,8 @@ for kind in "$@"; do
 		;;
 	test)
 		need valgrind valgrind
+		need mkfs.ext4 e2fsprogs
+		need mount mount
 		need python3 python3
 		/usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 		;;

@@ -38,6 +38,7 @@ pub fn measure(report: &mut Report) {
     };
     let (_, first) = ask(100_000);
     let typed = host.engine().calls().run_of(&first).clone();
+    host.engine().note_no_more();
     let by_hand = |n: usize| {
         let name = format!("hand-{n}");
         let mut command = Command::new(host.engine().script());

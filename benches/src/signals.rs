@@ -24,6 +24,7 @@ pub fn measure(report: &mut Report) {
     let agent = host.agent("bench", &rules);
     let service = agent.start();
     assert!(service.client().is_served());
+    host.engine().note_no_more();
     compare(report, "signal", RUNS, |way, n| {
         let client = match way {
             Way::Socket => by_socket(&agent),

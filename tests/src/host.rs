@@ -40,10 +40,19 @@ impl Host {
     /// When not root, or without podman.
     #[must_use]
     pub fn new() -> Self {
+        Self::beneath(&std::env::temp_dir())
+    }
+
+    /// Makes one beneath that directory.
+    ///
+    /// # Panics
+    /// When not root, or without podman.
+    #[must_use]
+    pub fn beneath(parent: &Path) -> Self {
         assert!(rustix::process::geteuid().is_root(), "the tests need root");
         let dir = tempfile::Builder::new()
             .prefix("pct-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("a temporary directory");
         for name in ["etc/agents", "run", "private", "state", "log", "shared"] {
             fs::create_dir_all(dir.path().join(name)).expect("a directory");
