@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// So much work in a row, then the other connections. A datagram is one piece of it, and one more for each [`PIECE`] bytes:
-/// the longest, which take longest to judge, come one at a time.
+/// of the longest, which take longest to judge, come one or two.
 const TURN: usize = 32;
 
 /// In bytes.
