@@ -6,8 +6,8 @@
 
 use crate::host_config::EngineConfig;
 use crate::image::ImageCache;
-use crate::pidfd::Pidfd;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use crate::pidfd::{Pidfd, pidfd_of, wait_ended};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How much of podman's output is looked at, in bytes.
@@ -29,8 +28,6 @@ const HUNG: usize = 8;
 /// a part of it on collecting what its end would free: four times for less than 16 MiB in all (measured, with what follows
 /// from it, in `docs/decisions/0019-podman-does-not-collect.md`).
 const GOGC: &str = "400";
-/// The pause between two looks at a podman for which there is no descriptor.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// podman on this host.
 #[derive(Debug)]
@@ -364,29 +361,6 @@ pub fn is_id(text: &str) -> bool {
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// A descriptor of a child that was not waited for yet, if one is to be had.
-pub(crate) fn pidfd_of(child: &Child) -> Option<Pidfd> {
-    Pidfd::open(Pid::from_raw(i32::try_from(child.id()).ok()?)?).ok()
-}
-
-/// Waits for the end of a child, for ever or until then. `false`: it lives.
-pub(crate) fn wait_ended(
-    child: &mut Child,
-    pidfd: Option<&Pidfd>,
-    until: Option<Instant>,
-) -> io::Result<bool> {
-    if let Some(pidfd) = pidfd {
-        return pidfd.wait_ended(until);
-    }
-    while child.try_wait()?.is_none() {
-        if until.is_some_and(|until| until <= Instant::now()) {
-            return Ok(false);
-        }
-        thread::sleep(LOOK);
-    }
-    Ok(true)
-}
-
 #[allow(unsafe_code)]
 fn spawn_apart(command: &mut Command, limit: Rlimit) -> io::Result<Child> {
     let apart = move || {
@@ -441,7 +415,7 @@ mod tests {
         let (mut go, end) = io::pipe().map(|(end, go)| (go, end)).unwrap();
         let script = words(&["-c", "read word; echo \"$word\"; exit 3"]);
         let mut podman = engine.start(&script, Some(end.into())).unwrap();
-        assert!(!podman.wait(Some(LOOK * 3)).unwrap());
+        assert!(!podman.wait(Some(Duration::from_millis(60))).unwrap());
         io::Write::write_all(&mut go, b"went on\n").unwrap();
         assert!(podman.wait(None).unwrap());
         let finished = podman.finish().unwrap();

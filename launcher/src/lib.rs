@@ -13,6 +13,7 @@ mod cgroup;
 mod conclude;
 mod container;
 mod due;
+mod ends;
 mod engine;
 mod host_config;
 mod image;

@@ -3,8 +3,9 @@
 //! A program writes as much as it likes, so none of it goes to a file, and little of it is kept. The podman that reads it
 //! is the one that may be killed: it changes nothing.
 
-use crate::engine::{Engine, EngineError, pidfd_of, wait_ended};
+use crate::engine::{Engine, EngineError};
 use crate::pidfd::wait_readable;
+use crate::pidfd::{pidfd_of, wait_ended};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::AsFd;

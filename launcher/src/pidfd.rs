@@ -5,7 +5,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks at a child for which there is no descriptor.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A process.
 #[derive(Debug)]
@@ -34,6 +39,29 @@ impl Pidfd {
     pub fn wait_ended(&self, until: Option<Instant>) -> io::Result<bool> {
         wait_readable(self.as_fd(), until)
     }
+}
+
+/// A descriptor of a child that was not waited for yet, if one is to be had.
+pub(crate) fn pidfd_of(child: &Child) -> Option<Pidfd> {
+    Pidfd::open(Pid::from_raw(i32::try_from(child.id()).ok()?)?).ok()
+}
+
+/// Waits for the end of a child, for ever or until then. `false`: it lives.
+pub(crate) fn wait_ended(
+    child: &mut Child,
+    pidfd: Option<&Pidfd>,
+    until: Option<Instant>,
+) -> io::Result<bool> {
+    if let Some(pidfd) = pidfd {
+        return pidfd.wait_ended(until);
+    }
+    while child.try_wait()?.is_none() {
+        if until.is_some_and(|until| until <= Instant::now()) {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(true)
 }
 
 /// Waits until a descriptor has something to read, or its end: for ever or until then. `false`: it has nothing.

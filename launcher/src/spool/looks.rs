@@ -1,0 +1,219 @@
+//! When a spool is looked at: when something is told of it, again after what went wrong, and at the latest after a minute;
+//! and what its operator is told where that is in vain.
+//!
+//! An agent can touch its files as often as it likes, so whatever is told is listened to only after a pause.
+
+use crate::service::{Service, key};
+use portcullis_policy::Spool;
+use portcullis_wire::limits::SPOOL;
+use rustix::event::epoll;
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// A spool is looked at so often although nothing is told of it: some file systems tell nothing.
+const LOOK: Duration = Duration::from_secs(60);
+/// The shortest pause between two looks at a spool, and during which nothing that is told is listened to: whoever touches
+/// files all the time costs the host no more than that.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The pause after as much as a file may have was taken; after less, as much less.
+const REST: Duration = Duration::from_secs(1);
+/// The pause before what could not be taken is tried again, which doubles.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A lock that is held for so long is told of: the field's wrappers give up after it.
+const HELD: Duration = Duration::from_secs(10);
+
+/// One spool, and how its taker is doing.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) spool: Spool,
+    ask: Sender<()>,
+    ended: Arc<AtomicBool>,
+    /// Its taker has the lock.
+    locked: Arc<AtomicBool>,
+    pub(super) watch: Option<i32>,
+    /// When it was asked to take, while it has not.
+    pub(super) asked: Option<Instant>,
+    look_at: Instant,
+    /// Not before then, whatever is told: what an agent has copied costs the host time that is not its own.
+    rests_until: Instant,
+    pause: Duration,
+    pub(super) problem: Option<String>,
+}
+
+impl Watched {
+    /// To be looked at at once.
+    pub(super) fn new(
+        spool: Spool,
+        ask: Sender<()>,
+        ended: Arc<AtomicBool>,
+        locked: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            spool,
+            ask,
+            ended,
+            locked,
+            watch: None,
+            asked: None,
+            look_at: Instant::now(),
+            rests_until: Instant::now(),
+            pause: AGAIN.0,
+            problem: None,
+        }
+    }
+
+    /// Its taker is done, has copied so many bytes, and may have failed: says when it is looked at again.
+    pub(super) fn was_looked_at(
+        &mut self,
+        now: Instant,
+        copied: u64,
+        watch_is_new: bool,
+        failed: bool,
+    ) {
+        self.asked = None;
+        self.rests_until = now + REST.mul_f64(copied as f64 / SPOOL as f64);
+        // What was told while it was at work is older than `now`, and has to be looked for after the pause.
+        // And what was told of a watch that nobody knew yet was not heard at all.
+        let told = self.look_at <= now || watch_is_new;
+        if failed {
+            self.look_at = now + self.pause;
+            self.pause = (self.pause * 2).min(AGAIN.1);
+        } else {
+            self.pause = AGAIN.0;
+            self.look_at = now + if told { PAUSE } else { LOOK };
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Its thread may wait for the lock, and must then take nothing any more. It ends when it cannot be asked again.
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Service {
+    /// Something happened in a directory that is watched.
+    pub(crate) fn spools_are_touched(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(&self.spools.watches, &mut buffer);
+        let now = Instant::now();
+        // As much as was read at once; what is left is still there after the pause.
+        loop {
+            let (watch, touched) = match reader.next() {
+                Ok(event) => {
+                    let names = [Spool::PROCESSES, Spool::TIMESTAMP];
+                    let name = event.file_name().and_then(|name| name.to_str().ok());
+                    let overflow = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                    // The directory is gone, perhaps to be made anew.
+                    let gone = event.events().contains(inotify::ReadFlags::IGNORED);
+                    let watch = (!overflow).then(|| event.wd());
+                    let named = name.is_some_and(|name| names.contains(&name));
+                    (watch, overflow || gone || named)
+                }
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            };
+            for watched in self.spools.watched.values_mut() {
+                if touched && (watch.is_none() || watched.watch == watch) {
+                    // What is wrong with it is told no more often than that, whatever its agent does.
+                    let wait = watched.problem.as_ref().map_or(Duration::ZERO, |_| AGAIN.0);
+                    watched.look_at = watched.look_at.min(now + wait);
+                }
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+        if epoll::delete(&self.epoll, &self.spools.watches).is_ok() {
+            self.spools.deaf_until = Some(now + PAUSE);
+        }
+    }
+
+    /// Says what is wrong with a spool, or that nothing is any more.
+    pub(super) fn spool_is(&mut self, number: u64, problem: Option<String>) {
+        let Some(watched) = self.spools.watched.get_mut(&number) else {
+            return;
+        };
+        let (agent, spool) = (self.options.agent.as_str(), &*watched.spool.dir);
+        match &problem {
+            // Whatever an agent does to it, that is one line for each look, and looks after an error are rare.
+            Some(problem) if watched.problem.as_ref() != Some(problem) => tracing::error!(
+                agent,
+                spool,
+                "nothing can be taken from a spool, and it is tried again: {problem}"
+            ),
+            None if watched.problem.is_some() => {
+                tracing::info!(agent, spool, "the spool can be taken from again");
+            }
+            _ => {}
+        }
+        self.status.outdated |= watched.problem != problem;
+        watched.problem = problem;
+    }
+
+    /// Has lines taken where it is time; says when it is time again.
+    pub(crate) fn look_at_spools(&mut self, now: Instant) -> Option<Instant> {
+        if self.stopping.is_some() {
+            return None;
+        }
+        let mut next = None;
+        if let Some(until) = self.spools.deaf_until {
+            if until <= now && self.add(key::WATCHES, self.spools.watches.as_fd()).is_ok() {
+                self.spools.deaf_until = None;
+            } else {
+                next = Some(until.max(now + PAUSE / 5));
+            }
+        }
+        let room = self.lines.have_room();
+        let mut held = Vec::new();
+        for (number, watched) in &mut self.spools.watched {
+            let due = match watched.asked {
+                None if watched.look_at.max(watched.rests_until) > now => {
+                    watched.look_at.max(watched.rests_until)
+                }
+                // Lines stay where they are until those before them are done.
+                None if !room => now + AGAIN.0,
+                None => {
+                    // Whatever is told from now on is to be looked for once more.
+                    watched.look_at = now + LOOK;
+                    let _ = watched.ask.send(());
+                    watched.asked = Some(now);
+                    now + HELD
+                }
+                Some(asked) if asked + HELD > now => asked + HELD,
+                Some(_) => {
+                    if watched.problem.is_none() {
+                        held.push(*number);
+                    }
+                    continue;
+                }
+            };
+            next = next.into_iter().chain([due]).min();
+        }
+        for number in held {
+            let Some(Watched { spool, locked, .. }) = self.spools.watched.get(&number) else {
+                continue;
+            };
+            let (dir, lock, seconds) = (&spool.dir, &spool.lock, HELD.as_secs());
+            let problem = if locked.load(Ordering::Relaxed) {
+                format!(
+                    "taking from {dir} has not come to an end for {seconds} s: does its disk hang, or the one of {}?",
+                    self.spools.journal.path().display()
+                )
+            } else {
+                format!(
+                    "the lock {lock} is held for {seconds} s; who holds it: lslocks, or fuser {lock}"
+                )
+            };
+            self.spool_is(number, Some(problem));
+        }
+        next
+    }
+}
