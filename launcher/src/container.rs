@@ -197,11 +197,13 @@ impl Engine {
         }
     }
 
-    /// Removes a container that has ended, by full ID. One that is gone already is fine.
+    /// Removes a container that has ended, by full ID, once its [followers](crate::logs::Followed) have its last words. One
+    /// that is gone already is fine.
     ///
     /// # Errors
     /// [`EngineError`].
     pub fn remove(&self, id: &str) -> Result<(), EngineError> {
+        self.followed.wait_for_last_words(id);
         match self.run(&["rm", "--force", "--time=0", "--volumes", "--", id]) {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),

@@ -6,6 +6,7 @@
 
 use crate::host_config::EngineConfig;
 use crate::image::ImageCache;
+use crate::logs::Followed;
 use crate::pidfd::{Pidfd, pidfd_of, wait_ended};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File};
@@ -41,6 +42,7 @@ pub struct Engine {
     /// Those that were left to go on.
     left: Mutex<Vec<Child>>,
     pub(crate) images: Mutex<ImageCache>,
+    pub(crate) followed: Followed,
 }
 
 /// What podman did.
@@ -152,6 +154,7 @@ impl Engine {
             next: AtomicU64::new(0),
             left: Mutex::default(),
             images: Mutex::default(),
+            followed: Followed::default(),
         })
     }
 

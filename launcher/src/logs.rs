@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most bytes of a piece.
@@ -18,6 +18,10 @@ pub(crate) const CHUNK: usize = 32 * 1024;
 const READERS: usize = 8;
 /// A reader's stack in bytes.
 const STACK: usize = 256 * 1024;
+
+/// How long a removal waits for those who follow: podman notices an end within a quarter of a second, looks at the log once
+/// more after another, and is done.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What is to be read.
 #[derive(Debug)]
@@ -28,6 +32,47 @@ pub(crate) struct Log {
     pub(crate) tail: Option<u32>,
     /// Until the container ends.
     pub(crate) follow: bool,
+}
+
+/// The containers whose logs are followed, by their IDs. A log goes with its container, and podman takes no notice of what
+/// was written there between its last look and that (measured: half of all last words were lost).
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    ids: Mutex<Vec<String>>,
+    fewer: Condvar,
+}
+
+impl Followed {
+    /// Waits until nobody follows that log any more, but no longer than somebody may take who reads.
+    pub(crate) fn wait_for_last_words(&self, id: &str) {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = |ids: &mut Vec<String>| ids.iter().any(|other| other == id);
+        drop(self.fewer.wait_timeout_while(ids, LAST_WORDS, followed));
+    }
+
+    fn add(&self, id: &str) -> Follower<'_> {
+        let id = id.to_owned();
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.push(id.clone());
+        Follower { followed: self, id }
+    }
+}
+
+/// Somebody who follows a log.
+struct Follower<'a> {
+    followed: &'a Followed,
+    id: String,
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        let ids = &self.followed.ids;
+        let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = ids.iter().position(|id| *id == self.id) {
+            ids.swap_remove(at);
+        }
+        self.followed.fewer.notify_all();
+    }
 }
 
 /// Those who read now: each has a copy.
@@ -80,6 +125,7 @@ impl Operator {
         args.extend(log.tail.map(|lines| format!("--tail={lines}")));
         args.extend(log.follow.then(|| "--follow".to_owned()));
         args.extend(["--".to_owned(), log.container.clone()]);
+        let _follower = log.follow.then(|| host.engine.followed.add(&log.container));
         let deadline = host.engine.config().deadline;
         let (podman, pipe) = match host.engine.reader(&args) {
             Ok(reader) => reader,

@@ -43,7 +43,8 @@ on_conflict = "replace"
 rule = "counting"
 command = "counting"
 image = "localhost/portcullis-test:1"
-program = ["/bin/sh", "-c", "trap 'echo bye; exit' TERM; seq 20000; while :; do sleep 0.05; done"]
+program = ["/bin/sh", "-c", "trap 'echo bye; exit' TERM; seq $0; while :; do sleep 0.05; done"]
+args = [{ min = 1, pattern = "{numbers:int}" }]
 [launch.container]
 name = "counting-one"
 user = "0:0"
@@ -360,6 +361,17 @@ fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_the
 
 /// What the answer to `Logs` brings, and its last reply.
 fn logs(service: &Service, name: &str, tail: Option<u32>, follow: bool) -> (String, Reply) {
+    logs_until(service, name, tail, follow, |_| ())
+}
+
+/// The same, and is shown with every piece what has come by then.
+fn logs_until(
+    service: &Service,
+    name: &str,
+    tail: Option<u32>,
+    follow: bool,
+    mut see: impl FnMut(&str),
+) -> (String, Reply) {
     let mut operator = service.operator();
     let target = Target::Name(name.into());
     let id = operator
@@ -369,14 +381,15 @@ fn logs(service: &Service, name: &str, tail: Option<u32>, follow: bool) -> (Stri
             follow,
         })
         .unwrap();
-    let mut text = Vec::new();
+    let mut text = String::new();
     loop {
         let response = operator.reply();
         assert_eq!(response.id, id);
         match response.reply {
-            Reply::Chunk { bytes } => text.extend(bytes),
-            last => return (String::from_utf8(text).unwrap(), last),
+            Reply::Chunk { bytes } => text += str::from_utf8(&bytes).unwrap(),
+            last => return (text, last),
         }
+        see(&text);
     }
 }
 
@@ -385,7 +398,7 @@ fn logs_are_read_whole_or_from_a_line_on_and_followed_to_the_end() {
     let host = Host::new();
     let agent = host.agent("blue", RULES);
     let service = agent.start();
-    let answer = launched(service.client().launch(launch("counting", &[])));
+    let answer = launched(service.client().launch(launch("counting", &["20000"])));
     let done = Reply::Done { exit: None };
     let numbers = |from: u32| (from..=20_000).fold(String::new(), |all, n| all + &format!("{n}\n"));
     holds("it has counted", || {
@@ -399,16 +412,11 @@ fn logs_are_read_whole_or_from_a_line_on_and_followed_to_the_end() {
     );
 
     // What it writes when it is told to end comes after what was there.
-    let followed = std::thread::scope(|scope| {
-        let follower = scope.spawn(|| logs(&service, "counting-one", None, true));
-        holds("somebody reads", || {
-            let reads = |process: &Process| process.arguments().contains(&"--follow".to_owned());
-            service.launcher().children().iter().any(reads)
-        });
-        Process::find(answer.pid)
-            .unwrap()
-            .signal(rustix::process::Signal::TERM);
-        follower.join().unwrap()
+    let main = Process::find(answer.pid).unwrap();
+    let followed = logs_until(&service, "counting-one", None, true, |text| {
+        if text.ends_with("\n20000\n") {
+            main.signal(rustix::process::Signal::TERM);
+        }
     });
     assert!(
         followed == (numbers(1) + "bye\n", done),
@@ -421,12 +429,40 @@ fn logs_are_read_whole_or_from_a_line_on_and_followed_to_the_end() {
     );
 }
 
+/// A pager at its first page: it is waited for, but not for ever.
+#[test]
+fn a_follower_that_does_not_read_keeps_no_name() {
+    let host = Host::new();
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let first = launched(service.client().launch(launch("counting", &["200000"])));
+    let mut operator = service.operator();
+    let (target, follow) = (Target::Name("counting-one".into()), true);
+    operator
+        .send(Body::Logs {
+            target,
+            tail: None,
+            follow,
+        })
+        .unwrap();
+    assert!(matches!(operator.reply().reply, Reply::Chunk { .. }));
+    Process::find(first.pid)
+        .unwrap()
+        .signal(rustix::process::Signal::TERM);
+    holds("the first has ended", || {
+        Process::find(first.pid).is_none_or(|process| !process.is_alive())
+    });
+    let second = launched(service.client().launch(launch("counting", &["200000"])));
+    assert_ne!(first.container, second.container);
+    assert!(service.operator().is_served());
+}
+
 #[test]
 fn a_follower_that_goes_away_leaves_no_podman_behind() {
     let host = Host::new();
     let agent = host.agent("blue", RULES);
     let service = agent.start();
-    let _ = launched(service.client().launch(launch("counting", &[])));
+    let _ = launched(service.client().launch(launch("counting", &["20000"])));
     let mut operator = service.operator();
     let (target, tail, follow) = (Target::Name("counting-one".into()), Some(1), true);
     operator
