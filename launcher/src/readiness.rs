@@ -109,6 +109,8 @@ fn open_pid_file(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Refused>
     let place = OFlags::PATH | OFlags::CLOEXEC;
     let place = match rustix::fs::openat2(root, path, place, Mode::empty(), INSIDE) {
         Err(Errno::LOOP) => return Err(Refused::Symlink),
+        // Something was renamed or mounted, anywhere, while the kernel saw to it that `..` leads nowhere.
+        Err(Errno::AGAIN) => return Ok(None),
         other => present(other)?,
     };
     let Some(place) = place else {
