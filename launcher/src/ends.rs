@@ -51,14 +51,8 @@ impl Service {
         };
         match result {
             Ok(Settled::Runs(main)) => {
-                let key = self.watch(&main.pidfd, &name);
                 entry.hash.clone_from(&record.plan);
-                entry.stage = Stage::Running(Live {
-                    main: *main,
-                    record,
-                    netns: None,
-                    key,
-                });
+                entry.stage = self.found_running(*main, record);
                 entry.failures = 0;
                 // Somebody has started it again, by hand: it is as good as any other that runs.
                 let mut waited = mem::take(&mut entry.waiting);
@@ -157,6 +151,17 @@ impl Service {
         );
     }
 
+    /// Watches a main process that somebody else than its launch has found alive.
+    pub(crate) fn found_running(&mut self, main: Main, record: Record) -> Stage {
+        let key = self.watch(&main.pidfd, &record.name);
+        Stage::Running(Live {
+            main,
+            record,
+            netns: None,
+            key,
+        })
+    }
+
     /// Takes up what an earlier life started: what runs is watched, and the rest is cleared away.
     pub(crate) fn recovered_with(&mut self, found: Vec<(Record, Option<Main>)>) {
         for (record, main) in found {
@@ -172,13 +177,7 @@ impl Service {
                 failures: 0,
             };
             if let Some(main) = main {
-                let key = self.watch(&main.pidfd, &name);
-                entry.stage = Stage::Running(Live {
-                    main,
-                    record,
-                    netns: None,
-                    key,
-                });
+                entry.stage = self.found_running(main, record);
                 self.table.entries.insert(name, entry);
             } else {
                 self.settle(name, entry, record, false);

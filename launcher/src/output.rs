@@ -4,8 +4,7 @@
 //! is the one that may be killed: it changes nothing.
 
 use crate::engine::{Engine, EngineError};
-use crate::pidfd::wait_readable;
-use crate::pidfd::{pidfd_of, wait_ended};
+use crate::pidfd::{pidfd_of, wait_ended, wait_readable};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::{self, ErrorKind, PipeReader, Read};
 use std::os::fd::AsFd;

@@ -155,14 +155,8 @@ impl Service {
                 entry.rule.clone_from(&record.rule);
                 entry.plan = plan;
                 if let Some(main) = main {
-                    let key = self.watch(&main.pidfd, &name);
                     entry.hash.clone_from(&record.plan);
-                    entry.stage = Stage::Running(Live {
-                        main,
-                        record,
-                        netns: None,
-                        key,
-                    });
+                    entry.stage = self.found_running(main, record);
                     self.table.entries.insert(name, entry);
                 } else {
                     self.settle(name, entry, record, true);

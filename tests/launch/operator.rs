@@ -359,6 +359,14 @@ fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_the
     assert_eq!(series.len(), unique.len(), "no series twice: {text}");
 }
 
+fn read(name: &str, tail: Option<u32>, follow: bool) -> Body {
+    Body::Logs {
+        target: Target::Name(name.into()),
+        tail,
+        follow,
+    }
+}
+
 /// What the answer to `Logs` brings, and its last reply.
 fn logs(service: &Service, name: &str, tail: Option<u32>, follow: bool) -> (String, Reply) {
     logs_until(service, name, tail, follow, |_| ())
@@ -373,14 +381,7 @@ fn logs_until(
     mut see: impl FnMut(&str),
 ) -> (String, Reply) {
     let mut operator = service.operator();
-    let target = Target::Name(name.into());
-    let id = operator
-        .send(Body::Logs {
-            target,
-            tail,
-            follow,
-        })
-        .unwrap();
+    let id = operator.send(read(name, tail, follow)).unwrap();
     let mut text = String::new();
     loop {
         let response = operator.reply();
@@ -437,14 +438,7 @@ fn a_follower_that_does_not_read_keeps_no_name() {
     let service = agent.start();
     let first = launched(service.client().launch(launch("counting", &["200000"])));
     let mut operator = service.operator();
-    let (target, follow) = (Target::Name("counting-one".into()), true);
-    operator
-        .send(Body::Logs {
-            target,
-            tail: None,
-            follow,
-        })
-        .unwrap();
+    operator.send(read("counting-one", None, true)).unwrap();
     assert!(matches!(operator.reply().reply, Reply::Chunk { .. }));
     Process::find(first.pid)
         .unwrap()
@@ -464,14 +458,7 @@ fn a_follower_that_goes_away_leaves_no_podman_behind() {
     let service = agent.start();
     let _ = launched(service.client().launch(launch("counting", &["20000"])));
     let mut operator = service.operator();
-    let (target, tail, follow) = (Target::Name("counting-one".into()), Some(1), true);
-    operator
-        .send(Body::Logs {
-            target,
-            tail,
-            follow,
-        })
-        .unwrap();
+    operator.send(read("counting-one", Some(1), true)).unwrap();
     let podman = portcullis_tests::until("somebody reads", || {
         let reads = |process: &Process| process.arguments().contains(&"--follow".to_owned());
         service.launcher().children().into_iter().find(reads)
