@@ -205,9 +205,9 @@ impl Setup {
         );
         let mut command = if self.below_a_shell {
             let mut shell = Command::new("/bin/sh");
-            shell
-                .args(["-c", "\"$@\" & echo $! >&2; wait", "sh"])
-                .arg(binary);
+            // What becomes the broker says its number itself: the shell would do so before or after it is ready.
+            let script = "sh -c 'echo $$ >&2; exec \"$@\"' sh \"$@\" & wait";
+            shell.args(["-c", script, "sh"]).arg(binary);
             shell
         } else if self.apart {
             let mut unshare = Command::new("/usr/bin/unshare");
