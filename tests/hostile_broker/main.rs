@@ -191,7 +191,7 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
     let request = |body| codec::encode(&Request { id: 7, body }).expect("a request");
     let ask = |launch| request(Body::Launch(launch));
     let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let target = || Target::Name("sleep-100".into());
+    let target = || Target::Name("sleep-5000".into());
     let good = launch(&[FORGED]);
     [
         ask(Launch {

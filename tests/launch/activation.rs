@@ -20,7 +20,7 @@ fn a_request_that_was_sent_before_the_pair_started_is_answered() {
 #[test]
 fn the_socket_stays_through_idle_exits_and_restarts() {
     let host = Host::new();
-    let agent = host.agent("blue", SLEEP).option("--idle-exit", "100ms");
+    let agent = host.agent("blue", SLEEP).option("--idle-exit", "1s");
     for _ in 0..3 {
         let mut client = agent.client();
         client.send(Body::Ping).unwrap();

@@ -1,7 +1,7 @@
 //! That every answer is true, and what the audit record says of it.
 
-use portcullis_tests::{Host, Process, SLEEP, denied, failed, holds, launch, launched};
-use portcullis_wire::{Body, Reason, Reply};
+use portcullis_tests::{Host, SLEEP, denied, failed, holds, launch, launched};
+use portcullis_wire::{Reason, Reply};
 
 const ENDS: &str = r#"
 [[launch]]
@@ -28,10 +28,7 @@ fn launched_says_what_podman_says() {
     assert!(
         answer.container.len() == 64 && answer.container.bytes().all(|b| b.is_ascii_hexdigit())
     );
-    assert_eq!(
-        Process::find(answer.pid).unwrap().arguments(),
-        ["/bin/sleep", "1000"]
-    );
+    assert_eq!(answer.process().arguments(), ["/bin/sleep", "1000"]);
     assert_eq!(container.labels["io.portcullis.agent"], "blue");
     assert_eq!(container.labels["io.portcullis.rule"], "sleep");
     assert_eq!(container.labels["io.portcullis.plan"].len(), 64);
@@ -115,13 +112,8 @@ fn the_operators_socket_pings_explains_and_lists_and_launches_nothing() {
         }
         other => panic!("{other:?}"),
     }
-    let Reply::Containers { items, more } = operator.call(Body::List {
-        all: true,
-        after: None,
-    }) else {
-        panic!()
-    };
-    assert!(!more && items.len() == 1);
+    let items = service.list(true);
+    assert_eq!(items.len(), 1);
     assert_eq!(
         (&items[0].name, &items[0].container),
         (&answer.name, &answer.container)

@@ -1,6 +1,6 @@
 //! `on_conflict`: what becomes of a side container of ours that has the name and is not the same.
 
-use portcullis_tests::{Host, Process, holds, launch, launched};
+use portcullis_tests::{Host, holds, launch, launched};
 use portcullis_wire::{Reason, Reply};
 
 /// It ends at once when it is asked to.
@@ -46,20 +46,13 @@ fn replace_stops_and_removes_the_old_one_and_starts_the_new_one() {
     let agent = host.agent("blue", &rules("replace"));
     let service = agent.start();
     let first = launched(service.client().launch(launch("same-name", &["1"])));
-    let old = Process::find(first.pid).unwrap();
+    let old = first.process();
     let second = launched(service.client().launch(launch("same-name", &["2"])));
     assert!(!second.reused && !old.is_alive());
     let containers = host.engine().containers();
     assert_eq!(containers.len(), 1);
     assert_eq!(containers[0].id, second.container);
-    assert_eq!(
-        Process::find(second.pid)
-            .unwrap()
-            .arguments()
-            .last()
-            .unwrap(),
-        "2"
-    );
+    assert_eq!(second.process().arguments().last().unwrap(), "2");
     // Never by podman's own hand, which would also remove a stranger's.
     for call in host.engine().calls().all() {
         assert!(
@@ -103,7 +96,7 @@ fn an_ended_one_is_no_conflict() {
         let agent = host.agent("blue", &rules(on_conflict));
         let service = agent.start();
         let first = launched(service.client().launch(launch("same-name", &["1"])));
-        let old = Process::find(first.pid).unwrap();
+        let old = first.process();
         old.signal(rustix::process::Signal::KILL);
         holds("it is gone", || !old.is_alive());
         let second = launched(
@@ -134,9 +127,6 @@ fn a_repeat_of_a_plan_of_before_a_reload_is_not_reused_when_the_plan_has_changed
     service.reload();
     let second = launched(service.client().launch(launch("other", &[])));
     assert!(!second.reused && second.container != first.container);
-    assert_eq!(
-        Process::find(second.pid).unwrap().capabilities("CapEff"),
-        1 << 12
-    );
+    assert_eq!(second.process().capabilities("CapEff"), 1 << 12);
     assert_eq!(host.engine().containers().len(), 1);
 }

@@ -61,7 +61,7 @@ fn crash(victim: Victim) {
     for seconds in ["9001", "9002", "9003"] {
         let answer = launched(service.client().launch(launch("sleep", &[seconds])));
         let conmon = host.engine().conmon(&answer.container);
-        before.push((Process::find(answer.pid).unwrap(), conmon));
+        before.push((answer.process(), conmon));
     }
     let answered = AtomicUsize::new(0);
     let service = Mutex::new(Some(service));
@@ -145,13 +145,7 @@ fn crash(victim: Victim) {
 
 fn nothing_is_stuck(service: &Service) {
     holds("every container is known to run", || {
-        let body = Body::List {
-            all: true,
-            after: None,
-        };
-        let Reply::Containers { items, .. } = service.operator().call(body) else {
-            panic!("no list")
-        };
+        let items = service.list(true);
         !items.is_empty() && items.iter().all(|item| item.state == State::Running)
     });
 }
@@ -177,7 +171,7 @@ fn invariant_7_a_stop_leaves_every_side_container_and_its_conmon_running() {
     let agent = host.agent("blue", &[LIMITS, SLEEP].concat());
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     let conmon = host.engine().conmon(&answer.container);
     assert!(service.stop().success());
     assert!(process.is_alive() && conmon.is_alive());

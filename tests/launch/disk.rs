@@ -12,7 +12,7 @@ fn a_full_disk_is_a_clear_error_nothing_is_launched_and_with_room_all_is_well() 
     let state = agent.state();
     mount("tmpfs", &state, "tmpfs", MountFlags::empty(), c"size=256k").unwrap();
     let service = agent.start();
-    let first = launched(service.client().launch(launch("sleep", &["1"])).clone());
+    let first = launched(service.client().launch(launch("sleep", &["2000"])));
     assert!(!first.reused);
     let filler = state.join("filler");
     assert!(fs::write(&filler, vec![0; 1 << 20]).is_err(), "it is full");

@@ -7,17 +7,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 fn state(service: &Service, name: &str) -> Option<State> {
-    let body = Body::List {
-        all: true,
-        after: None,
-    };
-    let Reply::Containers { items, .. } = service.operator().call(body) else {
-        panic!("no list")
-    };
-    items
-        .into_iter()
-        .find(|item| item.name == name)
-        .map(|item| item.state)
+    let mut items = service.list(true).into_iter();
+    Some(items.find(|item| item.name == name)?.state)
 }
 
 /// The podman that hangs for that container.
@@ -34,7 +25,7 @@ fn hanging(service: &Service, name: &str) -> Process {
 #[test]
 fn a_podman_that_hangs_is_a_timeout_and_is_not_killed_and_its_container_is_found_later() {
     let host = Host::new();
-    let agent = host.agent("blue", SLEEP).engine("deadline = \"3s\"");
+    let agent = host.agent("blue", SLEEP).engine("deadline = \"6s\"");
     let service = agent.start();
     host.engine().hang("run", "--name=sleep-1000");
     let mut client = service.client();

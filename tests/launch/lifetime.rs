@@ -1,6 +1,6 @@
 //! From a side container's end to its removal, and from the last one's removal to the pair's own exit.
 
-use portcullis_tests::{Host, Process, SLEEP, holds, launch, launched};
+use portcullis_tests::{Host, SLEEP, holds, launch, launched};
 use portcullis_wire::Body;
 use rustix::process::Signal;
 
@@ -11,7 +11,7 @@ fn a_side_container_is_removed_after_it_ends() {
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
     let other = launched(service.client().launch(launch("sleep", &["2000"])));
-    Process::find(answer.pid).unwrap().signal(Signal::KILL);
+    answer.process().signal(Signal::KILL);
     holds("it is removed", || {
         host.engine().find("sleep-1000").is_none()
     });
@@ -38,7 +38,7 @@ fn a_side_container_that_ended_while_the_launcher_was_away_is_removed_after_the_
     let agent = host.agent("blue", SLEEP);
     let service = agent.start();
     let answer = launched(service.client().launch(launch("sleep", &["1000"])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     service.kill();
     process.signal(Signal::KILL);
     holds("it has ended", || {
@@ -70,9 +70,11 @@ fn podman_ps_is_called_once_and_not_for_every_launch() {
 fn the_pair_exits_when_it_is_idle() {
     let host = Host::new();
     let agent = host.agent("blue", SLEEP).option("--idle-exit", "1s");
+    let mut client = agent.client();
     let service = agent.start();
-    assert!(service.client().is_served());
+    assert!(client.is_served());
     let broker = service.broker();
+    drop(client);
     assert!(service.wait().success());
     holds("the broker too", || !broker.is_alive());
 }
@@ -81,8 +83,8 @@ fn the_pair_exits_when_it_is_idle() {
 fn a_connection_or_a_side_container_keeps_the_pair_from_exiting() {
     let host = Host::new();
     let agent = host.agent("blue", SLEEP).option("--idle-exit", "300ms");
+    let mut client = agent.client();
     let mut service = agent.start();
-    let mut client = service.client();
     let answer = launched(client.launch(launch("sleep", &["1000"])));
     let begin = std::time::Instant::now();
     while begin.elapsed().as_millis() < 1000 {
@@ -95,7 +97,7 @@ fn a_connection_or_a_side_container_keeps_the_pair_from_exiting() {
         assert!(service.is_running(), "with a side container");
         begin.elapsed().as_millis() > 1000
     });
-    Process::find(answer.pid).unwrap().signal(Signal::KILL);
+    answer.process().signal(Signal::KILL);
     assert!(service.wait().success(), "with neither");
     assert!(
         host.engine().containers().is_empty(),
@@ -107,9 +109,9 @@ fn a_connection_or_a_side_container_keeps_the_pair_from_exiting() {
 fn a_request_under_way_keeps_the_pair_from_exiting() {
     let host = Host::new();
     let agent = host.agent("blue", SLEEP).option("--idle-exit", "300ms");
-    let mut service = agent.start();
     host.engine().hang("run", "");
-    let mut client = service.client();
+    let mut client = agent.client();
+    let mut service = agent.start();
     client
         .send(Body::Launch(launch("sleep", &["1000"])))
         .unwrap();

@@ -1,7 +1,8 @@
 //! The operator's socket: what runs, for how long, how it ended; stopping it, reading it, counting it.
 
 use portcullis_tests::{Host, Netns, Process, Service, holds, launch, launched};
-use portcullis_wire::{Body, Container, Launch, Reason, Reply, State, Target};
+use portcullis_wire::{Body, Launch, Reason, Reply, State, Target};
+use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -61,13 +62,6 @@ user = "0:0"
 ready = { pid_file = "/run/pid", timeout = "60s" }
 "#;
 
-fn list(service: &Service, all: bool) -> Vec<Container> {
-    match service.operator().call(Body::List { all, after: None }) {
-        Reply::Containers { items, more: false } => items,
-        other => panic!("{other:?}"),
-    }
-}
-
 fn stop(name: &str, timeout: Option<u32>) -> Body {
     let target = Target::Name(name.into());
     Body::Stop { target, timeout }
@@ -84,8 +78,8 @@ fn a_list_says_namespace_age_and_the_last_exit() {
         ..launch("sleep", &["1000"])
     };
     let answer = launched(service.client().launch(request.clone()));
-    let process = Process::find(answer.pid).unwrap();
-    let [row] = &list(&service, false)[..] else {
+    let process = answer.process();
+    let [row] = &service.list(false)[..] else {
         panic!("one row")
     };
     assert_eq!(row.netns.as_deref(), Some(netns.name()));
@@ -93,12 +87,12 @@ fn a_list_says_namespace_age_and_the_last_exit() {
     assert_eq!(row.last_exit, None);
     let began = Instant::now();
     holds("it grows older", || {
-        list(&service, false)[0].age >= Some(1) && began.elapsed() >= Duration::from_secs(1)
+        service.list(false)[0].age >= Some(1) && began.elapsed() >= Duration::from_secs(1)
     });
 
-    process.signal(rustix::process::Signal::KILL);
-    holds("it is removed", || list(&service, false).is_empty());
-    let [row] = &list(&service, true)[..] else {
+    process.signal(Signal::KILL);
+    holds("it is removed", || service.list(false).is_empty());
+    let [row] = &service.list(true)[..] else {
         panic!("one row")
     };
     assert_eq!(
@@ -110,19 +104,19 @@ fn a_list_says_namespace_age_and_the_last_exit() {
 
     // The next one of that name says how the one before ended.
     let _ = launched(service.client().launch(request));
-    assert_eq!(list(&service, false)[0].last_exit, Some(137));
+    assert_eq!(service.list(false)[0].last_exit, Some(137));
     // A program that was never ready has ended, too.
     let _ = service.client().launch(launch("failing", &[]));
     holds("it is among those that ended", || {
-        let rows = list(&service, true);
+        let rows = service.list(true);
         rows.iter()
             .any(|r| r.name == "failing-one" && r.last_exit == Some(9))
     });
     // A later life of the launcher still knows the namespace and the age of what runs.
     service.kill();
     let service = agent.start();
-    holds("it is found again", || list(&service, false).len() == 1);
-    let row = &list(&service, false)[0];
+    holds("it is found again", || service.list(false).len() == 1);
+    let row = &service.list(false)[0];
     assert_eq!(row.netns.as_deref(), Some(netns.name()));
     assert!(row.age.is_some());
 }
@@ -133,6 +127,7 @@ fn a_stop_asks_politely_and_tells_of_the_end() {
     let agent = host.agent("blue", RULES);
     let service = agent.start();
     let answer = launched(service.client().launch(launch("polite", &[])));
+    let _ = answer.process().that_handles(Signal::TERM);
     let mut operator = service.operator();
     assert_eq!(
         operator.call(stop("polite-one", None)),
@@ -149,8 +144,9 @@ fn a_request_in_vain_changes_nothing_that_is_told_of_what_runs() {
     let host = Host::new();
     let agent = host.agent("blue", RULES);
     let service = agent.start();
-    let _ = launched(service.client().launch(launch("polite", &[])));
-    let before = list(&service, false);
+    let answer = launched(service.client().launch(launch("polite", &[])));
+    let _ = answer.process().that_handles(Signal::TERM);
+    let before = service.list(false);
     // Another rule has the command and the name from now on.
     let other = agent
         .policy_text()
@@ -168,7 +164,7 @@ fn a_request_in_vain_changes_nothing_that_is_told_of_what_runs() {
         ),
         "{reply:?}"
     );
-    let after = list(&service, false);
+    let after = service.list(false);
     assert_eq!(
         (&after[0].rule, &after[0].pid),
         (&before[0].rule, &before[0].pid)
@@ -188,9 +184,10 @@ fn one_that_was_replaced_has_ended_like_any_other() {
     let agent = host.agent("blue", RULES);
     let service = agent.start();
     let first = launched(service.client().launch(launch("replaced", &["1"])));
+    let _ = first.process().that_handles(Signal::TERM);
     let second = launched(service.client().launch(launch("replaced", &["2"])));
     assert_ne!(first.container, second.container);
-    assert_eq!(list(&service, false)[0].last_exit, Some(5));
+    assert_eq!(service.list(false)[0].last_exit, Some(5));
     let ended = "portcullis_side_containers_ended_total{agent=\"blue\"} 1";
     assert!(metrics(&service).lines().any(|line| line == ended));
 }
@@ -293,7 +290,7 @@ fn an_agent_stops_lists_and_reads_nothing() {
             other => panic!("{body:?}: {other:?}"),
         }
     }
-    assert_eq!(list(&service, false)[0].state, State::Running);
+    assert_eq!(service.list(false)[0].state, State::Running);
 }
 
 /// The text of the answer to `Metrics`.
@@ -413,10 +410,10 @@ fn logs_are_read_whole_or_from_a_line_on_and_followed_to_the_end() {
     );
 
     // What it writes when it is told to end comes after what was there.
-    let main = Process::find(answer.pid).unwrap();
+    let main = answer.process();
     let followed = logs_until(&service, "counting-one", None, true, |text| {
         if text.ends_with("\n20000\n") {
-            main.signal(rustix::process::Signal::TERM);
+            main.signal(Signal::TERM);
         }
     });
     assert!(
@@ -440,9 +437,7 @@ fn a_follower_that_does_not_read_keeps_no_name() {
     let mut operator = service.operator();
     operator.send(read("counting-one", None, true)).unwrap();
     assert!(matches!(operator.reply().reply, Reply::Chunk { .. }));
-    Process::find(first.pid)
-        .unwrap()
-        .signal(rustix::process::Signal::TERM);
+    first.process().signal(Signal::TERM);
     holds("the first has ended", || {
         Process::find(first.pid).is_none_or(|process| !process.is_alive())
     });

@@ -124,7 +124,8 @@ fn a_stale_pid_file_that_names_somebody_else_is_not_readiness() {
     for (command, stale) in [
         ("host", std::process::id().to_string()),
         ("host", "1".into()),
-        ("own", "99".into()),
+        // No number of its namespace's, which begins at 1 and gets one for each turn of the script.
+        ("own", "30000".into()),
     ] {
         let host = Host::new();
         let agent = host.agent("blue", &rules());

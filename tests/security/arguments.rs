@@ -1,7 +1,7 @@
 //! Arguments and environment: whatever a client sends ends as an inert argument of the program, or is denied
 //! (CVE-2024-32462, CVE-2021-21261).
 
-use portcullis_tests::{Call, Host, Process, denied, holds, launch, launched, uuid};
+use portcullis_tests::{Call, Host, denied, holds, launch, launched, uuid};
 use portcullis_wire::{Body, Launch, Reason, Request, codec};
 
 const RULES: &str = r#"
@@ -102,7 +102,7 @@ fn invariant_1_nothing_a_client_sends_becomes_a_podman_option() {
         "{operands:?}"
     );
     // And so they stand in the program's own command line, none of them done.
-    let arguments = Process::find(answer.pid).unwrap().arguments();
+    let arguments = answer.process().arguments();
     assert!(
         arguments.ends_with(&hostile.map(ToOwned::to_owned)),
         "{arguments:?}"
@@ -206,7 +206,7 @@ fn an_environment_that_would_reach_podman_or_the_loader_is_denied() {
         ..launch("literal", &["n=1"])
     };
     let answer = launched(client.launch(allowed));
-    let environment = Process::find(answer.pid).unwrap().environment();
+    let environment = answer.process().environment();
     assert!(
         environment.contains(&"DEBUG=1".to_owned()),
         "{environment:?}"
@@ -316,7 +316,7 @@ fn forged_records_in_an_allowed_argument_make_one_escaped_record() {
         assert!(record.is_object() && record["rule"] != "forged", "{record}");
         assert!(record.to_string().len() <= 8 * 1024, "{record}");
     }
-    let arguments = Process::find(answer.pid).unwrap().arguments();
+    let arguments = answer.process().arguments();
     assert_eq!(arguments.last(), Some(&text), "it arrives as it was");
 }
 
@@ -334,6 +334,6 @@ fn the_largest_request_arrives_whole() {
     let body = Body::Launch(request.clone());
     assert!(codec::encode(&Request { id: 1, body }).unwrap().len() > 57_000);
     let answer = launched(agent.client().launch(request.clone()));
-    let arguments = Process::find(answer.pid).unwrap().arguments();
+    let arguments = answer.process().arguments();
     assert!(arguments.ends_with(&request.args));
 }

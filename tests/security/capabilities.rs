@@ -66,7 +66,7 @@ capabilities = {profile:?}
     for (p, profile) in PROFILES.iter().enumerate() {
         for (u, user) in USERS.iter().enumerate() {
             let answer = launched(client.launch(launch(&format!("profile-{p}-{u}"), &[])));
-            let process = Process::find(answer.pid).unwrap();
+            let process = answer.process();
             for set in ["CapBnd", "CapEff", "CapPrm"] {
                 let (is, should) = (process.capabilities(set), mask(profile));
                 assert_eq!(
@@ -101,7 +101,7 @@ user = "0:0"
     let agent = host.agent("blue", rules);
     let _service = agent.start();
     let answer = launched(agent.client().launch(launch("plain", &[])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     let me = Process::find(i32::try_from(std::process::id()).unwrap()).unwrap();
     for namespace in ["net", "pid", "mnt", "ipc", "uts"] {
         let of = |p: Process| std::fs::read_link(p.file("ns").join(namespace)).unwrap();

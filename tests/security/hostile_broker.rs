@@ -44,7 +44,7 @@ fn survives(attack: &str, ways: usize) {
         let mut service = agent.start();
         let mut client = agent.client();
         let id = client
-            .send(Body::Launch(launch("sleep", &["100"])))
+            .send(Body::Launch(launch("sleep", &["5000"])))
             .unwrap();
         let launched = conclusion(&client, id);
         println!(
@@ -65,7 +65,7 @@ fn conclusion(client: &Client, id: u64) -> bool {
             None => return false,
             Some(response) => match response.reply {
                 Reply::Launched { name, .. } => {
-                    assert_eq!((response.id, name.as_str()), (id, "sleep-100"));
+                    assert_eq!((response.id, name.as_str()), (id, "sleep-5000"));
                     return true;
                 }
                 Reply::Denied { .. } | Reply::Failed(_) | Reply::Busy { .. } => {}
@@ -87,8 +87,8 @@ fn nothing_but_the_allowed(agent: &Agent) {
     let calls = engine.calls();
     assert!(calls.runs().len() <= 1, "{calls:?}");
     for run in calls.runs() {
-        assert_eq!(run.values("--name"), ["sleep-100"]);
-        assert_eq!(run.operands().last().map(String::as_str), Some("100"));
+        assert_eq!(run.values("--name"), ["sleep-5000"]);
+        assert_eq!(run.operands().last().map(String::as_str), Some("5000"));
     }
     for call in calls.all() {
         for word in &call.arguments {
@@ -98,7 +98,7 @@ fn nothing_but_the_allowed(agent: &Agent) {
             );
         }
     }
-    assert!(engine.containers().iter().all(|c| c.name == "sleep-100"));
+    assert!(engine.containers().iter().all(|c| c.name == "sleep-5000"));
     for record in agent.audit().lines() {
         assert!(record.is_object(), "one line, one record: {record}");
         assert_ne!(record["rule"], "forged");
@@ -120,7 +120,7 @@ fn is_replaced(attack: &str) {
     });
     let mut client = agent.client();
     let id = client
-        .send(Body::Launch(launch("sleep", &["100"])))
+        .send(Body::Launch(launch("sleep", &["5000"])))
         .unwrap();
     assert!(!conclusion(&client, id), "the connection ends with it");
     alive(&mut service);
@@ -133,7 +133,7 @@ fn is_replaced(attack: &str) {
 /// Asks for what the policy allows, by that connection; a broker that forwards whatever comes makes no difference.
 #[track_caller]
 fn is_refused(agent: &Agent, client: &mut Client) {
-    let reply = client.launch(launch("sleep", &["100"]));
+    let reply = client.launch(launch("sleep", &["5000"]));
     assert_eq!(denied(reply), Reason::Peer);
     assert!(agent.host().engine().calls().runs().is_empty());
 }
@@ -255,7 +255,7 @@ fn descriptors_from_a_hostile_broker_do_not_pile_up_in_the_launcher() {
     for _ in 0..4 {
         let mut client = agent.client();
         let id = client
-            .send(Body::Launch(launch("sleep", &["100"])))
+            .send(Body::Launch(launch("sleep", &["5000"])))
             .unwrap();
         conclusion(&client, id);
     }
@@ -269,8 +269,8 @@ fn a_broker_that_dies_at_once_is_started_again_with_pauses_that_grow() {
     let host = Host::new();
     let path = broker(&host, "crash");
     let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
-    let mut service = agent.start();
     let begin = std::time::Instant::now();
+    let mut service = agent.start();
     holds("it is started again", || starts(&path) >= 4);
     assert!(begin.elapsed().as_millis() > 300, "not as fast as it dies");
     alive(&mut service);

@@ -166,7 +166,15 @@ fn root_of_a_user_namespace_is_who_the_host_sees() {
     let _service = agent.start();
     // The checkout may lie in somebody's home, which no other user can enter.
     let client = host.path().join("portcullis");
-    fs::copy(binary("portcullis"), &client).unwrap();
+    // Not by this process: what another test starts meanwhile would have it open for writing for a moment.
+    let mut copy = Command::new("cp");
+    assert!(
+        copy.arg(binary("portcullis"))
+            .arg(&client)
+            .status()
+            .unwrap()
+            .success()
+    );
     // It calls itself root, and whoever it likes, in there; the host sees the user that made the namespace.
     let root = |host_uid: u32, inside: u32| {
         let mut command = Command::new("unshare");

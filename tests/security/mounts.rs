@@ -2,7 +2,7 @@
 //! (CVE-2017-1002101, CVE-2021-25741).
 
 use portcullis_tests::{Agent, Host, Process, Stop, denied, holds, launch, launched, uuid};
-use portcullis_wire::{Launch, Reason, Reply};
+use portcullis_wire::{Launch, Reason, Reply, State};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -108,7 +108,7 @@ fn a_directory_beneath_the_prefix_is_mounted_and_no_other() {
     let _service = agent.start();
     let mut client = agent.client();
     let answer = launched(client.launch(launch("rw", &[&source.id])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     fs::write(process.file("root/data/by-us"), "x").unwrap();
     assert!(source.path.join("by-us").exists());
     let line = mounted_at(process, "/data").unwrap();
@@ -122,7 +122,7 @@ fn a_read_only_mount_cannot_be_written_to() {
     let source = Source::directory(&host);
     let _service = agent.start();
     let answer = launched(agent.client().launch(launch("ro", &[&source.id])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     let line = mounted_at(process, "/data").unwrap();
     let options = line.split(' ').nth(5).unwrap();
     assert!(options.split(',').any(|o| o == "ro"), "{line}");
@@ -142,7 +142,7 @@ fn a_file_and_a_socket_can_be_mounted() {
     let _service = agent.start();
     let mut client = agent.client();
     let answer = launched(client.launch(launch("ro", &[&file.id])));
-    let inside = Process::find(answer.pid).unwrap().file("root/data");
+    let inside = answer.process().file("root/data");
     assert_eq!(fs::read_to_string(inside).unwrap(), "a file");
     let _ = launched(client.launch(launch("rw", &[&socket.id])));
 }
@@ -246,7 +246,7 @@ fn a_source_swapped_between_check_and_use_is_never_the_wrong_one() {
                 let (agent, source, refusals) = (&agent, &source, &refusals);
                 scope.spawn(move || {
                     let mut client = agent.client();
-                    let (mut n, mut launches) = (1000 * (worker + 1), 0);
+                    let (mut n, mut launches) = (1_000_000 * (worker + 1), 0);
                     while launches < 15 {
                         n += 1;
                         let id = format!("--id={}", source.id);
@@ -290,7 +290,7 @@ fn nothing_of_the_staging_area_is_visible_in_a_container_and_nothing_is_left_of_
     let mut client = agent.client();
     let answer = launched(client.launch(launch("rw", &[&source.id])));
     let private = agent.private().display().to_string();
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     for line in mounts(process) {
         assert!(!line.contains(&private), "{line}");
     }
@@ -357,9 +357,10 @@ fn what_a_killed_launcher_left_staged_is_gone_after_the_next_start() {
     assert!(service.operator().is_served());
     assert!(staged() > 1, "while that podman is at work");
     host.engine().release("run");
+    // Once the launcher has seen it run, no podman of its own looks for it either.
     holds("what was asked for runs", || {
-        let containers = host.engine().containers();
-        containers.iter().any(|c| c.state == "running")
+        let items = service.list(true);
+        items.iter().any(|item| item.state == State::Running)
     });
     let runs = host.engine().container(&format!("rw-{}", source.id));
     assert!(runs.process().file("root/data/good").exists());

@@ -202,7 +202,7 @@ fn a_good_namespace_is_the_one_that_the_container_gets() {
     let _service = agent.start();
     let netns = Netns::new();
     let answer = launched(agent.client().launch(sleep(netns.name(), 1000)));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     assert_eq!(inode(process), netns.inode());
     // podman was given a staged path that is gone now, not the name.
     let calls = host.engine().calls();
@@ -238,7 +238,7 @@ fn a_namespace_recreated_under_the_same_name_does_not_get_the_old_container() {
     let second = launched(client.launch(sleep(netns.name(), 1000)));
     assert!(!second.reused);
     assert_ne!(first.container, second.container);
-    assert_eq!(inode(Process::find(second.pid).unwrap()), netns.inode());
+    assert_eq!(inode(second.process()), netns.inode());
     holds("the old one is gone", || {
         host.engine().containers().len() == 1
     });
@@ -271,7 +271,7 @@ fn a_namespace_swapped_between_check_and_use_is_never_the_wrong_one() {
                 scope.spawn(move || {
                     let mut client = agent.client();
                     let mut answers = vec![];
-                    let mut seconds = 1000 * (worker + 1);
+                    let mut seconds = 1_000_000 * (worker + 1);
                     while answers.len() < 25 {
                         seconds += 1;
                         match client.launch_patiently(&sleep(netns.name(), seconds)) {

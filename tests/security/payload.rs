@@ -1,6 +1,8 @@
 //! What the payload inherits: the same as from the podman command typed by hand, and nothing of ours.
 
-use portcullis_tests::{Host, LEAK, OPEN_FILES, Process, holds, inheritance, launch, launched};
+use portcullis_tests::{
+    Host, LEAK, OPEN_FILES, Process, holds, inheritance, launch, launched, until,
+};
 use portcullis_wire::Body;
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +32,7 @@ fn invariant_8_a_side_container_is_the_same_as_one_typed_by_hand() {
     let mut request = launch("plain", &[]);
     request.env = vec!["DEBUG=1".into()];
     let answer = launched(agent.client().launch(request));
-    let ours = Process::find(answer.pid).unwrap();
+    let ours = answer.process();
     let calls = host.engine().calls();
     let pid_file = host.path().join("by-hand.pid");
     let by_hand: Vec<String> = calls
@@ -97,7 +99,7 @@ fn invariant_8_the_payload_has_three_descriptors_and_the_rules_environment() {
         );
     }
     let answer = launched(agent.client().launch(launch("plain", &[])));
-    let process = Process::find(answer.pid).unwrap();
+    let process = answer.process();
     let numbers: Vec<_> = process.descriptors().into_keys().collect();
     assert_eq!(numbers, [0, 1, 2], "{:?}", process.descriptors());
     let mut names: Vec<String> = process
@@ -163,11 +165,12 @@ fn podman_is_started_clean() {
     let me = Process::find(i32::try_from(std::process::id()).unwrap()).unwrap();
 
     // Descriptors: 0 to 2, and the script that stands before podman here, once it waits.
-    holds("nothing but 0, 1, 2 and the script is open", || {
-        let mut open = podman.descriptors().into_iter();
-        open.all(|(number, target)| number <= 2 || target == script)
+    let descriptors = until("nothing but 0, 1, 2 and the script is open", || {
+        let descriptors = podman.descriptors();
+        let mut open = descriptors.iter();
+        let is_so = open.all(|(number, target)| *number <= 2 || *target == script);
+        is_so.then_some(descriptors)
     });
-    let descriptors = podman.descriptors();
     for target in descriptors.values() {
         assert!(
             !target.starts_with("socket:") && !target.starts_with("pipe:"),

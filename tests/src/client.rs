@@ -1,6 +1,6 @@
 //! A client that speaks the protocol, and also what is not the protocol.
 
-use crate::LONG;
+use crate::{LONG, Process};
 use portcullis_wire::{Body, Failure, Launch, Reason, Reply, Request, Response, codec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -211,6 +211,19 @@ pub struct Launched {
     pub pid: i32,
     /// Whether it ran already.
     pub reused: bool,
+}
+
+impl Launched {
+    /// Its main process, which must be there, and runs its program by then.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn process(&self) -> Process {
+        let process = Process::find(self.pid).expect("the side container's process");
+        process.in_its_program()
+    }
 }
 
 /// The answer, which must be `Launched`.

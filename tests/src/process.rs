@@ -1,5 +1,6 @@
 //! A process as `/proc` shows it.
 
+use crate::holds;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +50,39 @@ impl Process {
         Self::find(self.pid) == Some(self)
     }
 
+    /// Waits until it runs its program, or has ended: engines say that a container runs as soon as its process is on the
+    /// way there from the OCI runtime, whose command line, descriptors and signal handlers it has until then.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    #[track_caller]
+    pub fn in_its_program(self) -> Self {
+        holds("a container's process runs its program", || {
+            let exe = fs::read_link(self.file("exe")).unwrap_or_default();
+            let exe = exe.to_string_lossy();
+            let is_there = !exe.is_empty() && !exe.contains("runc") && !exe.contains("crun");
+            // The kernel says what it executes a moment before it has its arguments.
+            (is_there && !self.arguments().is_empty()) || !self.is_alive()
+        });
+        self
+    }
+
+    /// Waits until its program has a handler for that signal. Without one it would die of it, or, as the first of its
+    /// PID namespace, not even get it.
+    ///
+    /// # Panics
+    /// When it sets none.
+    #[must_use]
+    #[track_caller]
+    pub fn that_handles(self, signal: Signal) -> Self {
+        let process = self.in_its_program();
+        holds("a process handles a signal", || {
+            process.mask("SigCgt") & (1 << (signal.as_raw() - 1)) != 0
+        });
+        process
+    }
+
     /// Sends a signal; a process that is gone is no error.
     pub fn signal(self, signal: Signal) {
         if self.is_alive() {
@@ -76,8 +110,12 @@ impl Process {
     /// A set of capabilities from its status: `CapEff`, `CapBnd` and so on.
     #[must_use]
     pub fn capabilities(self, set: &str) -> u64 {
+        self.mask(set)
+    }
+
+    fn mask(self, key: &str) -> u64 {
         let status = self.status();
-        let text = status.get(set).expect("such a set");
+        let text = status.get(key).expect("such a mask");
         u64::from_str_radix(text, 16).expect("a hexadecimal mask")
     }
 

@@ -2,6 +2,7 @@
 
 use crate::agent::binary;
 use crate::{Agent, Audit, Client, LONG, Process, holds, until};
+use portcullis_wire::{Body, Container, Reply};
 use rustix::process::Signal;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
@@ -98,6 +99,19 @@ impl Service {
         until("the operator's socket", || {
             Client::connect(&self.control).ok()
         })
+    }
+
+    /// What the operator's list says, which must be short enough for one answer; with what has ended, too.
+    ///
+    /// # Panics
+    /// When the answer is another.
+    #[must_use]
+    #[track_caller]
+    pub fn list(&self, all: bool) -> Vec<Container> {
+        match self.operator().call(Body::List { all, after: None }) {
+            Reply::Containers { items, more: false } => items,
+            other => panic!("no whole list: {other:?}"),
+        }
     }
 
     /// The launcher.
