@@ -23,8 +23,9 @@ mod storm;
 mod transports;
 mod triggers;
 
-use portcullis_tests::{Agent, Audit, Host, Service, Spool, until};
+use portcullis_tests::{Agent, Audit, Host, Service, Spool, holds, until};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 /// What most of these tests launch, by lines and by datagrams.
 const SLEEP: &str = r#"
@@ -122,6 +123,15 @@ fn complained(service: &Service, spool: &Spool, text: &str) {
             .any(|error| error.contains(text))
             .then_some(())
     });
+}
+
+/// Waits until all lines are taken, as is told of them: not by the look of every minute. What comes after that may take
+/// longer.
+#[track_caller]
+fn is_taken_at_once(spool: &Spool) {
+    let begin = Instant::now();
+    holds("they are taken", || spool.content().is_empty());
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 /// The names that lines of that spool have launched, in the order of the records.

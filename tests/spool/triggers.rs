@@ -1,6 +1,6 @@
 //! When lines are taken: a trigger that is lost costs nothing.
 
-use crate::{launched, line, with_spool};
+use crate::{is_taken_at_once, launched, line, with_spool};
 use portcullis_tests::{Host, LONG, Spool};
 use std::fs::{self, File};
 use std::thread::sleep;
@@ -37,13 +37,11 @@ fn a_line_is_launched_when_the_timestamp_is_written() {
     let agent = with_spool(&host, &spool);
     let service = agent.start();
     assert!(service.client().is_served());
-    let begin = Instant::now();
     for seconds in 1001..1004 {
         spool.write(&line(seconds));
+        is_taken_at_once(&spool);
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
-    // Not by the look of every minute.
-    assert!(begin.elapsed() < Duration::from_secs(30));
     spool.wait_until_done(&agent);
 }
 
@@ -91,16 +89,15 @@ fn a_clock_that_is_set_back_keeps_no_line_waiting() {
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
     let service = agent.start();
-    let begin = Instant::now();
     for (seconds, hours) in [(1001, 24), (1002, 48), (1003, 1)] {
         spool.append(format!("{}\n", line(seconds)).as_bytes());
         let past = SystemTime::now() - Duration::from_secs(3600 * hours);
         let timestamp = File::create(spool.timestamp()).unwrap();
         timestamp.set_modified(past).unwrap();
         drop(timestamp);
+        is_taken_at_once(&spool);
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
-    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -109,15 +106,14 @@ fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
     let service = agent.start();
-    let begin = Instant::now();
     for seconds in 1001..1004 {
         spool.append(format!("{}\n", line(seconds)).as_bytes());
         let new = spool.dir().join("new");
         fs::write(&new, "").unwrap();
         fs::rename(new, spool.timestamp()).unwrap();
+        is_taken_at_once(&spool);
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
-    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 /// The directory may be made after the service was started, and be made anew while it runs.
@@ -150,14 +146,18 @@ fn ten_thousand_triggers_keep_nobody_waiting() {
     let agent = with_spool(&host, &spool);
     let service = agent.start();
     assert!(service.client().is_served());
+    let mut waits = vec![];
     for round in 0..10_000 {
         spool.touch();
         if round % 100 == 0 {
             let begin = Instant::now();
             assert!(service.operator().is_served());
-            assert!(begin.elapsed() < Duration::from_secs(1), "round {round}");
+            waits.push(begin.elapsed());
         }
     }
+    // What else the machine does may hold up a few.
+    waits.sort_unstable();
+    assert!(waits[89] < Duration::from_secs(1), "{waits:?}");
     spool.write(&line(1001));
     launched(&service, &spool, "sleep-1001");
     assert_eq!(service.audit().errors_of(spool.dir()), Vec::<String>::new());
