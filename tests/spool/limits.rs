@@ -1,9 +1,9 @@
 //! The policy's limits and lines: what is a matter of time makes them wait, what is not denies them.
 
 use crate::outcomes::FLAKY;
-use crate::{NAP, SLEEP, denied, launched, line, names, with_spools};
+use crate::{NAP, SLEEP, denied, launched, launched_before, line, takes, with_spools};
 use portcullis_tests::{Host, Spool, holds, launch};
-use portcullis_wire::Reply;
+use portcullis_wire::{Body, Reply};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -16,14 +16,12 @@ fn a_rate_delays_lines_and_loses_none() {
     spool.append(format!("{}\n", lines.join("\n")).as_bytes());
     let begin = Instant::now();
     let service = agent.start();
-    holds("they are taken, whatever the rate", || {
-        spool.content().is_empty()
-    });
-    assert!(begin.elapsed() < Duration::from_secs(5));
     for seconds in 1001..1009 {
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
     assert!(begin.elapsed() >= Duration::from_secs(7), "one a second");
+    let takes = takes(&service.audit(), &spool);
+    assert_eq!(takes, [8], "all are taken at once, whatever the rate");
     spool.wait_until_done(&agent);
     assert_eq!(host.engine().calls().runs().len(), 8);
     assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
@@ -63,14 +61,25 @@ fn a_client_is_answered_while_lines_wait_for_their_turn() {
     let agent = host.agent("blue", &rules);
     let lines: Vec<_> = (1001..1041).map(line).collect();
     spool.append(format!("{}\n", lines.join("\n")).as_bytes());
+    host.engine().hang("run", "");
     let service = agent.start();
-    launched(&service, &spool, "sleep-1001");
-    let begin = service.audit().of_lines(spool.dir(), "launched").len();
+    let mut client = service.client();
     let request = launch("sleep", &["2000"]);
-    let _ = portcullis_tests::launched(service.client().launch_patiently(&request));
-    let during = service.audit().of_lines(spool.dir(), "launched").len() - begin;
-    assert!(during < 20, "it waited for {during} lines");
+    client.send(Body::Launch(request)).unwrap();
+    let mut operator = service.operator();
+    holds("the client's and half as many lines are under way", || {
+        let (all, after) = (false, None);
+        let list = operator.call(Body::List { all, after });
+        let Reply::Containers { items, .. } = list else {
+            panic!("{list:?}")
+        };
+        items.len() == 9 && items.iter().any(|item| item.name == "sleep-2000")
+    });
+    host.engine().release("run");
+    let _ = portcullis_tests::launched(client.reply().reply);
     spool.wait_until_done(&agent);
+    let before = launched_before(&service.audit(), &spool, "sleep-2000");
+    assert!(before < 20, "it waited for {before} lines");
     assert_eq!(host.engine().containers().len(), 41);
 }
 
@@ -96,17 +105,21 @@ fn an_agent_with_as_many_side_containers_as_allowed_gets_no_more_by_lines() {
 fn a_spool_with_one_line_does_not_wait_for_one_with_many() {
     let host = Host::new();
     let (sleeps, naps) = (Spool::new(&host, "sleep"), Spool::new(&host, "nap"));
-    let rules = format!("\n[limits]\nlaunches = \"2/s\"\n{SLEEP}");
+    let rules = format!("\n[limits]\nin_flight = 4\n{SLEEP}");
     let agent = with_spools(&host, &[&rules, NAP], &[&sleeps, &naps]);
     let service = agent.start();
+    host.engine().hang("run", "");
     let lines: Vec<_> = (1001..1041).map(line).collect();
     sleeps.append(format!("{}\n", lines.join("\n")).as_bytes());
     sleeps.touch();
-    launched(&service, &sleeps, "sleep-1001");
-    assert_eq!(sleeps.content(), "");
+    holds("the many are taken", || {
+        takes(&service.audit(), &sleeps) == [40]
+    });
     naps.write(&line(3000));
+    holds("the one is taken", || takes(&service.audit(), &naps) == [1]);
+    host.engine().release("run");
     launched(&service, &naps, "nap-3000");
-    let before = names(&service.audit(), &sleeps).len();
+    let before = launched_before(&service.audit(), &sleeps, "nap-3000");
     assert!(before < 20, "{before} of the other spool's were before it");
 }
 

@@ -25,6 +25,7 @@ mod triggers;
 
 use portcullis_tests::{Agent, Audit, Host, Service, Spool, holds, until};
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What most of these tests launch, by lines and by datagrams.
@@ -132,6 +133,23 @@ fn is_taken_at_once(spool: &Spool) {
     let begin = Instant::now();
     holds("they are taken", || spool.content().is_empty());
     assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+/// How many lines came with each take from that spool.
+fn takes(audit: &Audit, spool: &Spool) -> Vec<u64> {
+    let takes = audit.with("message", "lines were taken").into_iter();
+    takes
+        .filter(|r| r["spool"].as_str().map(Path::new) == Some(spool.dir()))
+        .map(|r| r["lines"].as_u64().unwrap())
+        .collect()
+}
+
+/// How many lines of that spool have launched something before the one that launched that container, whatever it came by.
+fn launched_before(audit: &Audit, spool: &Spool, name: &str) -> usize {
+    let launched = audit.with("verdict", "launched");
+    let at = launched.iter().position(|r| r["name"] == name).unwrap();
+    let of_spool = |r: &&&Value| r["spool"].as_str().map(Path::new) == Some(spool.dir());
+    launched[..at].iter().filter(of_spool).count()
 }
 
 /// The names that lines of that spool have launched, in the order of the records.
