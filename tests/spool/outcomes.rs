@@ -3,6 +3,7 @@
 use crate::{SLEEP, denied, launched, line, recorded, with_spool};
 use portcullis_tests::{Host, Netns, Service, Spool, holds, launch};
 use portcullis_wire::Body;
+use serde_json::Value;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -112,10 +113,8 @@ fn a_line_that_fails_is_tried_again_with_growing_pauses_and_then_given_up() {
     let agent = host.agent("blue", &format!("{FLAKY}{}", spool.table()));
     let service = agent.start();
     spool.write("'' a");
-    let mut at = vec![];
     for tries in 1..=TRIES {
         holds("it is tried", || runs(&host, "flaky-a") >= tries);
-        at.push(Instant::now());
         assert_eq!(spool.content(), "");
         if tries == 2 {
             assert!(agent.journal() > 0, "it is not forgotten");
@@ -125,39 +124,62 @@ fn a_line_that_fails_is_tried_again_with_growing_pauses_and_then_given_up() {
     recorded(&service, &spool, "given-up", "flaky-a");
     spool.wait_until_done(&agent);
     assert_eq!(runs(&host, "flaky-a"), TRIES);
-    // 1, 2, 4, 8 and 16 s, each beginning when the try before has failed.
-    for (n, pair) in at.windows(2).enumerate() {
-        let pause = pair[1] - pair[0];
-        let least = Duration::from_secs(1 << n);
-        assert!(pause + Duration::from_millis(100) >= least, "{at:?}");
-        assert!(pause < least * 2 + Duration::from_secs(2), "{at:?}");
-    }
     let audit = service.audit();
-    for record in audit.of_lines(spool.dir(), "failed") {
+    let failed = audit.of_lines(spool.dir(), "failed");
+    assert_eq!(failed.len(), TRIES);
+    for record in &failed {
         assert_eq!(record["reason"], "exited", "{record}");
     }
+    // 1, 2, 4, 8 and 16 s, each beginning when the try before has failed.
+    for (n, pair) in failed.windows(2).enumerate() {
+        let pause = pause_between(pair[0], pair[1]);
+        let least = Duration::from_secs(1 << n);
+        assert!(pause >= least, "{n}: {pause:?}, {failed:?}");
+        let most = least * 2 + Duration::from_secs(10);
+        assert!(pause < most, "{n}: {pause:?}, {failed:?}");
+    }
     assert!(host.engine().containers().is_empty());
+}
+
+/// From the end of one try to the beginning of the next, as their records say: a record is written when a try has ended.
+fn pause_between(one: &Value, next: &Value) -> Duration {
+    const DAY: u64 = 24 * 3600 * 1_000_000;
+    let micros = |record: &Value| -> u64 {
+        // 2026-01-02T03:04:05.678901Z
+        let text = record["timestamp"].as_str().unwrap();
+        let (_, time) = text.trim_end_matches('Z').split_once('T').unwrap();
+        let digits = time.replace([':', '.'], "");
+        let number: u64 = digits.parse().unwrap();
+        let (hours, minutes) = (number / 10_000_000_000, number / 100_000_000 % 100);
+        (hours * 60 + minutes) * 60_000_000 + number % 100_000_000
+    };
+    let began = micros(next) + DAY - next["total_us"].as_u64().unwrap();
+    Duration::from_micros((began - micros(one)) % DAY)
 }
 
 #[test]
 fn a_line_that_fails_at_first_is_launched_when_it_can_be_even_by_the_next_launcher() {
     let host = Host::new();
     let spool = Spool::new(&host, "flaky");
-    let agent = host.agent("blue", &format!("{FLAKY}{}", spool.table()));
+    let rules = format!("{TWO_TRIES}{FLAKY}{}", spool.table());
+    let agent = host.agent("blue", &rules);
     let service = agent.start();
-    failed_twice(&host, &service, &spool);
+    fails_at_first(&host, &service, &spool, 2);
     service.kill();
     let service = agent.start();
     launched(&service, &spool, "flaky-a");
     spool.wait_until_done(&agent);
 }
 
-/// Writes a line, and waits until it has failed twice: its next try is two seconds away. Then nothing would fail any more.
+/// With that, lines have used up their half of the rate with two tries: a third one is a long time away.
+const TWO_TRIES: &str = "\n[limits]\nlaunches = \"4/hour\"\n";
+
+/// Writes a line, and waits until it has failed so often. Then nothing would fail any more.
 #[track_caller]
-fn failed_twice(host: &Host, service: &Service, spool: &Spool) {
+fn fails_at_first(host: &Host, service: &Service, spool: &Spool, times: usize) {
     spool.write("'' a");
-    holds("it has failed twice", || {
-        service.audit().of_lines(spool.dir(), "failed").len() == 2
+    holds("it has failed so often", || {
+        service.audit().of_lines(spool.dir(), "failed").len() >= times
     });
     fs::write(host.shared().join("pid"), "1").unwrap();
     fs::write(host.shared().join("go"), "").unwrap();
@@ -169,7 +191,8 @@ fn a_newer_line_of_the_same_name_supersedes_one_that_waits() {
     let spool = Spool::new(&host, "flaky");
     let agent = host.agent("blue", &format!("{FLAKY}{}", spool.table()));
     let service = agent.start();
-    failed_twice(&host, &service, &spool);
+    // Its next try is eight seconds away.
+    fails_at_first(&host, &service, &spool, 4);
     spool.write("'' a --again");
     let old = recorded(&service, &spool, "superseded", "flaky-a");
     assert_eq!(old["args"], "'a'");
@@ -182,9 +205,10 @@ fn a_newer_line_of_the_same_name_supersedes_one_that_waits() {
 fn a_datagram_of_the_same_name_supersedes_a_line_that_waits() {
     let host = Host::new();
     let spool = Spool::new(&host, "flaky");
-    let agent = host.agent("blue", &format!("{FLAKY}{}", spool.table()));
+    let rules = format!("{TWO_TRIES}{FLAKY}{}", spool.table());
+    let agent = host.agent("blue", &rules);
     let service = agent.start();
-    failed_twice(&host, &service, &spool);
+    fails_at_first(&host, &service, &spool, 2);
     let request = launch("flaky", &["a", "--again"]);
     let answer = service.client().launch_patiently(&request);
     let answer = portcullis_tests::launched(answer);
