@@ -1,7 +1,7 @@
 //! Launcher and broker killed between a line and its launch: it is launched once, or its denial is on record.
 
 use crate::{SLEEP, denied, launched, line, recorded, with_spool};
-use portcullis_tests::{Host, Spool, holds};
+use portcullis_tests::{Agent, Host, Spool, holds};
 use rustix::process::Signal;
 
 #[test]
@@ -22,6 +22,7 @@ fn a_line_that_was_taken_is_launched_by_the_next_launcher() {
     // One for each life of the launcher's.
     for seconds in 1002..1005 {
         holds("they are taken", || spool.content().is_empty());
+        is_over(&agent, seconds - 1);
         service.kill();
         service = agent.start();
         launched(&service, &spool, &format!("sleep-{seconds}"));
@@ -31,6 +32,20 @@ fn a_line_that_was_taken_is_launched_by_the_next_launcher() {
         let name = format!("sleep-{seconds}");
         assert_eq!(host.engine().calls().runs_of(&name).len(), 1, "{name}");
     }
+}
+
+/// Waits until the journal says of a line that it is over, as it does soon after its launch: a launcher that is killed
+/// before takes it up again.
+#[track_caller]
+fn is_over(agent: &Agent, seconds: usize) {
+    let waiting = format!("-{}\n", line(seconds));
+    holds("it is over", || {
+        let files = std::fs::read_dir(agent.state().join("spool")).unwrap();
+        let mut texts = files
+            .flatten()
+            .flat_map(|file| std::fs::read_to_string(file.path()));
+        !texts.any(|text| text.contains(&waiting))
+    });
 }
 
 #[test]
@@ -73,6 +88,7 @@ fn a_line_that_was_launched_is_not_launched_again_by_the_next_launcher() {
         launched(&service, &spool, &name);
         holds("the other one is under way", || runs(9000) == 1);
         let process = host.engine().container(&name).process();
+        is_over(&agent, seconds);
         service.kill();
         process.signal(Signal::KILL);
         service = agent.start();
