@@ -130,6 +130,8 @@ fn whatever_stands_in_the_place_of_the_lock_is_refused_and_not_touched() {
     let host = Host::new();
     let mut attacked = Attacked::new(&host);
     let service = attacked.agent.start();
+    // By then it has looked, and has made the lock.
+    assert!(service.client().is_served());
     for (kind, word) in KINDS {
         let path = attacked.sleeps.lock();
         let before = attacked.errors();
@@ -216,10 +218,9 @@ fn lines_of_a_file_that_is_neither_roots_nor_the_directorys_owners_are_refused()
     let mut attacked = Attacked::new(&host);
     let (agents, anothers) = (Some(42435), Some(42436));
     chown(attacked.sleeps.dir(), agents, agents).unwrap();
-    let service = attacked.agent.start();
     attacked.sleeps.append(b"'' 1001\n");
     chown(attacked.sleeps.processes(), anothers, anothers).unwrap();
-    attacked.sleeps.touch();
+    let service = attacked.agent.start();
     complained(&service, &attacked.sleeps, "own");
     attacked.others_go_on(&service);
     assert_eq!(attacked.sleeps.content(), "'' 1001\n");

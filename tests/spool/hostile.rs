@@ -36,11 +36,11 @@ fn a_broker_that_answers_lines_as_no_honest_one_does_gets_nothing_and_loses_none
         let agent =
             with_spools(&host, &[SLEEP, NAP], &[&sleeps, &naps]).broker_binary(path.clone());
         sleeps.write("'' 1001");
-        let mut service = agent.start();
         // What is answered to it, or its end, shows that the launcher has heard what the broker said before.
         let mut client = agent.client();
         let request = Body::Launch(launch("sleep", &["100"]));
         client.send(request).unwrap();
+        let mut service = agent.start();
         let heeded = match client.receive().unwrap().map(|response| response.reply) {
             None => "cut off",
             Some(Reply::Launched { .. }) => "not heeded",
