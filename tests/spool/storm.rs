@@ -142,6 +142,11 @@ fn of_16_writers_lines_none_is_lost_or_launched_twice_while_the_launcher_is_kill
         .filter(|(_, n)| is_allowed(*n))
         .map(|(writer, n)| (format!("w{writer}-{n}"), 1))
         .collect();
+    // A launch is over when podman says so; what it has started writes when it has its turn.
+    holds("all say that they were started", || {
+        let starts = starts(&host.shared());
+        wanted.keys().all(|token| starts.get(token) >= Some(&1))
+    });
     assert_eq!(starts(&host.shared()), wanted, "each was started once");
     let audit = agent.audit();
     let records = audit.of_lines(spool.dir(), "denied");
