@@ -1,6 +1,6 @@
 //! An agent as an operator sets it up: a policy, an enabled socket, and a container with the socket's directory in it.
 
-use portcullis_tests::{IMAGE, Machine};
+use portcullis_tests::{IMAGE, Machine, until};
 use serde_json::Value;
 
 /// The user that agents run as.
@@ -94,15 +94,15 @@ impl<'m> Agent<'m> {
         serde_json::from_slice(&done.stdout).unwrap_or_else(|_| panic!("{line}: {done:?}"))
     }
 
-    /// Whether the pair runs, and is what systemd believes.
+    /// Whether the pair runs, and is what systemd believes, which hears of a start and an end a moment later.
+    #[track_caller]
     pub fn is_serving(&self) -> bool {
-        let launchers = self.machine.running("portcullis-launcher");
-        let ours = launchers.into_iter().find(|launcher| {
-            let arguments = launcher.arguments();
-            arguments.contains(&self.name)
-        });
-        let active = self.machine.property(&self.service_unit(), "ActiveState");
-        assert_eq!(ours.is_some(), active == "active", "systemd says {active}");
-        ours.is_some()
+        until("systemd believes what is so", || {
+            let launchers = self.machine.running("portcullis-launcher");
+            let mut ours = launchers.into_iter().map(|l| l.arguments());
+            let runs = ours.any(|arguments| arguments.contains(&self.name));
+            let active = self.machine.property(&self.service_unit(), "ActiveState");
+            (runs == (active == "active")).then_some(runs)
+        })
     }
 }

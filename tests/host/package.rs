@@ -78,7 +78,13 @@ fn the_target_stops_what_a_path_unit_started_and_brings_it_back() {
     holds("it is served", active);
     machine.must("portcullis --agent demo ping");
 
+    // Which takes the others with it, and does not wait for them.
     machine.must("systemctl stop portcullis.target");
+    for unit in [&agent.service_unit(), "portcullis-spool@demo.path"] {
+        holds("what is part of it stops", || {
+            machine.property(unit, "ActiveState") == "inactive"
+        });
+    }
     assert!(!agent.is_serving());
     machine.must("date >/srv/demo/sleep/processes-timestamp");
     assert!(!agent.is_serving());
