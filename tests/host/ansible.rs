@@ -206,7 +206,9 @@ fn a_role_sets_a_machine_up_and_changes_nothing_when_it_runs_again() {
     let answer = text(&asked);
     assert!(!asked.status.success(), "{answer}");
     assert!(answer.contains("argument"), "{answer}");
-    let audit = machine.journal("--unit=portcullis@web.service PORTCULLIS_VERDICT=denied");
+    let denied = || machine.journal("--unit=portcullis@web.service PORTCULLIS_VERDICT=denied");
+    holds("the denial is on record", || !denied().is_empty());
+    let audit = denied();
     assert_eq!(audit[0]["PORTCULLIS_COMMAND"], "httpd");
 }
 
@@ -285,6 +287,9 @@ fn a_broken_policy_is_refused_and_the_others_are_in_force_without_a_restart() {
     };
     let good = rules("a", "httpd");
     control.must(&role, &with(&good, &rules("b", "httpd")), &[]);
+    // However long the next run takes.
+    let configuration = "[broker]\nidle_exit = \"0\"\n";
+    machine.write("/etc/portcullis/portcullis.toml", configuration);
     let agent = Agent {
         machine: &machine,
         name: "b".into(),

@@ -26,7 +26,7 @@ if [ ! -e "$environment/complete" ]; then
 	rm -rf "$place"/venv*
 	"$python" -m venv "$environment" >&2
 	# shellcheck disable=SC2086 # several packages
-	"$environment/bin/pip" install --quiet --disable-pip-version-check $packages >&2 9>&- || {
+	"$environment/bin/pip" install --quiet --disable-pip-version-check --retries 10 --timeout 60 $packages >&2 9>&- || {
 		echo "$0: pip cannot have $packages; it takes a network" >&2
 		exit 1
 	}
