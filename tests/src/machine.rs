@@ -3,7 +3,7 @@
 //! Each is fresh, and in memory: nothing is left of it. One runs at a time, whoever asks, as there are two processors.
 
 use crate::host::image;
-use crate::{LONG, Process, binary, holds, until};
+use crate::{LONG, Process, binary, until};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,13 +50,23 @@ impl Machine {
             leader,
             _turn: turn,
         };
-        holds("the machine is up", || {
-            let state = machine.shell("systemctl is-system-running").stdout;
-            let state = String::from_utf8_lossy(&state);
-            ["running", "degraded"].contains(&state.trim())
-        });
+        machine.wait_until_it_is_up();
         machine.import("busybox", crate::IMAGE);
         machine
+    }
+
+    #[track_caller]
+    fn wait_until_it_is_up(&self) {
+        let end = Instant::now() + 5 * LONG; // all that a boot starts
+        loop {
+            let state = self.shell("systemctl is-system-running").stdout;
+            let state = String::from_utf8_lossy(&state);
+            if ["running", "degraded"].contains(&state.trim()) {
+                return;
+            }
+            assert!(Instant::now() < end, "the machine is not up, but {state}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Boots one and installs the package.
@@ -94,7 +104,7 @@ impl Machine {
         let enter = format!(
             "echo $$ >{}/payload/init.scope/cgroup.procs; exec timeout {} nsenter --target={} --all -- \"$@\"",
             self.boot.group.display(),
-            5 * LONG.as_secs(),
+            20 * LONG.as_secs(), // a thousand reloads, or all lines of a storm
             self.leader.pid
         );
         let mut command = Command::new("/bin/sh");
