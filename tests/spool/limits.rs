@@ -2,7 +2,7 @@
 
 use crate::outcomes::FLAKY;
 use crate::{NAP, SLEEP, denied, launched, launched_before, line, takes, with_spools};
-use portcullis_tests::{Host, Spool, holds, launch};
+use portcullis_tests::{Host, Service, Spool, holds, launch};
 use portcullis_wire::{Body, Reply};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,17 @@ fn a_rate_delays_lines_and_loses_none() {
     assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
 }
 
+/// What has been begun, while podman hangs.
+#[track_caller]
+fn under_way(service: &Service) -> Vec<String> {
+    let (all, after) = (false, None);
+    let list = service.operator().call(Body::List { all, after });
+    let Reply::Containers { items, .. } = list else {
+        panic!("{list:?}")
+    };
+    items.into_iter().map(|item| item.name).collect()
+}
+
 /// Lines have half of the places, and datagrams find room.
 #[test]
 fn half_as_many_under_way_as_allowed_delay_lines_and_lose_none() {
@@ -39,12 +50,24 @@ fn half_as_many_under_way_as_allowed_delay_lines_and_lose_none() {
     let lines: Vec<_> = (1001..1009).map(line).collect();
     spool.append(format!("{}\n", lines.join("\n")).as_bytes());
     spool.touch();
-    let runs = || host.engine().calls().runs().len();
-    holds("two are under way", || runs() == 2);
-    holds("all are taken", || spool.content().is_empty());
-    assert!(service.operator().is_served());
-    assert_eq!(runs(), 2);
+    holds("two are under way", || {
+        under_way(&service) == ["sleep-1001", "sleep-1002"]
+    });
+    holds("all are taken", || takes(&service.audit(), &spool) == [8]);
+    // They get the two places that lines have left.
+    let clients = ["2001", "2002"].map(|seconds| {
+        let mut client = service.client();
+        let request = launch("sleep", &[seconds]);
+        client.send(Body::Launch(request)).unwrap();
+        client
+    });
+    holds("so are two of datagrams", || {
+        under_way(&service) == ["sleep-1001", "sleep-1002", "sleep-2001", "sleep-2002"]
+    });
     host.engine().release("run");
+    for client in clients {
+        let _ = portcullis_tests::launched(client.reply().reply);
+    }
     for seconds in 1001..1009 {
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
@@ -66,14 +89,9 @@ fn a_client_is_answered_while_lines_wait_for_their_turn() {
     let mut client = service.client();
     let request = launch("sleep", &["2000"]);
     client.send(Body::Launch(request)).unwrap();
-    let mut operator = service.operator();
     holds("the client's and half as many lines are under way", || {
-        let (all, after) = (false, None);
-        let list = operator.call(Body::List { all, after });
-        let Reply::Containers { items, .. } = list else {
-            panic!("{list:?}")
-        };
-        items.len() == 9 && items.iter().any(|item| item.name == "sleep-2000")
+        let names = under_way(&service);
+        names.len() == 9 && names.contains(&"sleep-2000".into())
     });
     host.engine().release("run");
     let _ = portcullis_tests::launched(client.reply().reply);
