@@ -30,12 +30,8 @@ fn a_rate_delays_lines_and_loses_none() {
 /// What has been begun, while podman hangs.
 #[track_caller]
 fn under_way(service: &Service) -> Vec<String> {
-    let (all, after) = (false, None);
-    let list = service.operator().call(Body::List { all, after });
-    let Reply::Containers { items, .. } = list else {
-        panic!("{list:?}")
-    };
-    items.into_iter().map(|item| item.name).collect()
+    let items = service.list(false).into_iter();
+    items.map(|item| item.name).collect()
 }
 
 /// Lines have half of the places, and datagrams find room.
