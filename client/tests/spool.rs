@@ -21,7 +21,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 const FILES: [&str; 3] = ["lock", "processes", "processes-timestamp"];
@@ -83,6 +83,21 @@ impl Spool {
 
     fn lines(&self) -> String {
         fs::read_to_string(self.file("processes")).unwrap()
+    }
+
+    /// When the host was told last.
+    fn stamp(&self) -> SystemTime {
+        let metadata = fs::metadata(self.file("processes-timestamp"));
+        metadata.unwrap().modified().unwrap()
+    }
+
+    /// As if that had been an hour ago, and gives when: the clock of files may stand still between two writes.
+    fn age(&self) -> SystemTime {
+        let path = self.file("processes-timestamp");
+        let file = File::options().write(true).open(path).unwrap();
+        let hour = Duration::from_secs(3600);
+        file.set_modified(SystemTime::now() - hour).unwrap();
+        self.stamp()
     }
 
     /// Every file, and what is in it.
@@ -271,17 +286,11 @@ fn a_full_disk_does_not_keep_the_timestamp_from_being_set() {
     let spool = Spool::small();
     assert_eq!(code(&spool.write(&["a"])), 0);
     let _ = fs::write(spool.file("filler"), vec![0; 1 << 20]);
-    let stamp = || {
-        fs::metadata(spool.file("processes-timestamp"))
-            .unwrap()
-            .modified()
-            .unwrap()
-    };
-    let before = stamp();
+    let before = spool.age();
     // In the page that the file has.
     let output = spool.write(&["b"]);
     assert_eq!(code(&output), 0, "{}", err(&output));
-    assert!(stamp() > before);
+    assert!(spool.stamp() > before);
 }
 
 #[test]
@@ -531,19 +540,13 @@ fn the_old_lockers_lock_is_ours_and_ours_is_theirs() {
 fn the_timestamp_is_seen_to_change_once_the_line_is_there() {
     let spool = Spool::new();
     assert_eq!(code(&spool.write(&["a"])), 0);
+    let before = spool.age();
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
     let lines = WatchFlags::MODIFY;
     let lines = inotify::add_watch(&watch, spool.file("processes"), lines).unwrap();
     // What PathModified= of systemd.path(5) looks for, but that a file is made or written to.
     let stamp = WatchFlags::ATTRIB | WatchFlags::CLOSE_WRITE;
     let stamp = inotify::add_watch(&watch, spool.file("processes-timestamp"), stamp).unwrap();
-    let modified = || {
-        fs::metadata(spool.file("processes-timestamp"))
-            .unwrap()
-            .modified()
-            .unwrap()
-    };
-    let before = modified();
     let output = spool.write(&["b"]);
     assert_eq!(code(&output), 0, "{}", err(&output));
     let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -558,7 +561,7 @@ fn the_timestamp_is_seen_to_change_once_the_line_is_there() {
         (stamp, ReadFlags::CLOSE_WRITE),
     ];
     assert_eq!(seen, expected);
-    assert!(modified() > before);
+    assert!(spool.stamp() > before);
 }
 
 /// What is there beside the lines that are whole: nothing, or half of one.
