@@ -324,7 +324,8 @@ fn a_log_is_written_as_it_is_byte_for_byte() {
 
 #[test]
 fn a_log_on_a_terminal_moves_no_cursor_even_where_it_comes_cut() {
-    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let controller =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let name = ptsname(&controller, vec![]).unwrap();

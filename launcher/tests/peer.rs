@@ -3,7 +3,7 @@
 
 use portcullis_launcher::peer::{self, PeerError};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
     socketpair,
 };
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+
+/// Closed in what another test starts at the same time.
+fn open(family: AddressFamily, kind: SocketType) -> OwnedFd {
+    socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap()
+}
 
 struct Listener {
     directory: TempDir,
@@ -20,7 +25,7 @@ struct Listener {
 impl Listener {
     fn new(kind: SocketType) -> Self {
         let directory = TempDir::new().unwrap();
-        let socket = socket(AddressFamily::UNIX, kind, None).unwrap();
+        let socket = open(AddressFamily::UNIX, kind);
         let listener = Self { directory, socket };
         let address = SocketAddrUnix::new(listener.path()).unwrap();
         bind(&listener.socket, &address).unwrap();
@@ -51,7 +56,7 @@ impl Listener {
             .gid(4712)
             .spawn();
         let child = child.unwrap();
-        let connection = accept(&self.socket).unwrap();
+        let connection = accept_with(&self.socket, SocketFlags::CLOEXEC).unwrap();
         let mut buffer = [0; 16];
         rustix::io::read(&connection, &mut buffer).unwrap();
         (child, connection)
@@ -145,7 +150,7 @@ fn a_peer_in_a_pid_namespace_beneath_is_known_by_its_number_here() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let connection = accept(&listener.socket).unwrap();
+    let connection = accept_with(&listener.socket, SocketFlags::CLOEXEC).unwrap();
     let peer = peer::of(connection.as_fd()).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid)).unwrap();
     let numbers = status.lines().find(|l| l.starts_with("NSpid:")).unwrap();
@@ -159,14 +164,14 @@ fn a_peer_in_a_pid_namespace_that_cannot_be_seen_is_refused() {
     const SOCKET: &str = "PEER_TEST_SOCKET";
     if let Some(path) = std::env::var_os(SOCKET) {
         // The second time round, in a PID namespace of its own: the client is outside.
-        let listener = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let listener = open(AddressFamily::UNIX, SocketType::SEQPACKET);
         bind(
             &listener,
             &SocketAddrUnix::new(PathBuf::from(path)).unwrap(),
         )
         .unwrap();
         listen(&listener, 1).unwrap();
-        let connection = accept(&listener).unwrap();
+        let connection = accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
         let error = peer::of(connection.as_fd()).unwrap_err();
         assert!(matches!(error, PeerError::Unseen), "{error}");
         return;
@@ -185,7 +190,7 @@ fn a_peer_in_a_pid_namespace_that_cannot_be_seen_is_refused() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let client = open(AddressFamily::UNIX, SocketType::SEQPACKET);
     let address = SocketAddrUnix::new(&path).unwrap();
     while rustix::net::connect(&client, &address).is_err() {
         std::thread::yield_now();
@@ -220,12 +225,12 @@ fn a_socket_pair_from_the_broker_is_not_taken_for_a_connection_of_its_maker() {
 #[test]
 fn the_end_that_connected_is_not_taken_for_the_one_that_was_accepted() {
     let listener = listener();
-    let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let client = open(AddressFamily::UNIX, SocketType::SEQPACKET);
     rustix::net::connect(&client, &SocketAddrUnix::new(listener.path()).unwrap()).unwrap();
     let error = peer::of(client.as_fd()).unwrap_err().to_string();
     assert!(error.contains("without a path"), "{error}");
     // And the other end's peer is the process that asks: no client of its own.
-    let accepted = accept(&listener.socket).unwrap();
+    let accepted = accept_with(&listener.socket, SocketFlags::CLOEXEC).unwrap();
     let error = peer::of(accepted.as_fd()).unwrap_err();
     assert!(matches!(error, PeerError::Ourselves), "{error}");
 }
@@ -233,7 +238,7 @@ fn the_end_that_connected_is_not_taken_for_the_one_that_was_accepted() {
 #[test]
 fn a_bound_socket_that_nobody_connected_to_has_no_peer() {
     let directory = TempDir::new().unwrap();
-    let bound = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let bound = open(AddressFamily::UNIX, SocketType::SEQPACKET);
     bind(
         &bound,
         &SocketAddrUnix::new(directory.path().join("s")).unwrap(),
@@ -246,10 +251,10 @@ fn a_bound_socket_that_nobody_connected_to_has_no_peer() {
 #[test]
 fn other_kinds_of_descriptors_are_no_connections() {
     let stream = Listener::new(SocketType::STREAM);
-    let client = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let client = open(AddressFamily::UNIX, SocketType::STREAM);
     rustix::net::connect(&client, &SocketAddrUnix::new(stream.path()).unwrap()).unwrap();
-    let accepted = accept(&stream.socket).unwrap();
-    let inet = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let accepted = accept_with(&stream.socket, SocketFlags::CLOEXEC).unwrap();
+    let inet = open(AddressFamily::INET, SocketType::STREAM);
     let file = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     for descriptor in [accepted, inet, file] {
         let error = peer::of(descriptor.as_fd()).unwrap_err();

@@ -3,8 +3,8 @@
 use portcullis_wire::{Reply, Request, Response, codec};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
-    listen, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    bind, listen, recv, send, socket_with,
 };
 use rustix::process::{Signal, kill_process};
 use std::os::fd::OwnedFd;
@@ -62,7 +62,7 @@ impl Peer {
         let thread = std::thread::spawn(move || {
             let mut requests = vec![];
             for act in acts {
-                let client = accept(&listener).unwrap();
+                let client = accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
                 if let Act::TurnAway(reply) = act {
                     answer(&client, 0, reply);
                     continue;
