@@ -22,7 +22,7 @@ fn launch(word: &str) -> Launch {
 }
 
 fn write(spool: &Spool, word: &str) -> Result<(), SpoolError> {
-    spool.write(&launch(word), Duration::from_secs(5))
+    spool.write(&launch(word), PATIENCE)
 }
 
 /// Whether somebody waits for the lock in the kernel, as /proc/locks shows: an arrow, and the inode's number.
@@ -31,6 +31,15 @@ fn is_waited_for(spool: &Spool) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap();
     let waits = |line: &str| line.contains("->") && line.contains(&number);
     locks.lines().any(waits)
+}
+
+/// Until that is so.
+fn wait_for_waiter(spool: &Spool) {
+    let begin = Instant::now();
+    while !is_waited_for(spool) {
+        assert!(begin.elapsed() < PATIENCE, "nobody waits");
+        thread::yield_now();
+    }
 }
 
 fn holder(spool: &Spool) -> File {
@@ -90,7 +99,7 @@ fn a_lock_that_is_held_is_waited_for_so_long_and_no_longer() {
     assert!(begin.elapsed() >= Duration::from_millis(300));
     assert!(!spool.processes().exists());
     // The wait that is left behind gets the lock now, and must not keep it.
-    assert!(is_waited_for(&spool));
+    wait_for_waiter(&spool);
     drop(held);
     // It may be quicker than its own, or not.
     for _ in 0..50 {
@@ -104,10 +113,7 @@ fn a_lock_that_is_let_go_of_in_time_is_taken() {
     let held = holder(&spool);
     thread::scope(|scope| {
         let writing = scope.spawn(|| write(&spool, "a"));
-        while !is_waited_for(&spool) {
-            assert!(!writing.is_finished());
-            thread::yield_now();
-        }
+        wait_for_waiter(&spool);
         assert!(!spool.processes().exists());
         drop(held);
         writing.join().unwrap().unwrap();
