@@ -147,7 +147,7 @@ fn no_answer_at_the_deadline_is_125() {
 fn no_broker_is_127_and_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let stale = dir.path().join("stale");
-    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    peer::abandoned(&stale);
     let stream = dir.path().join("stream");
     let _listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
     for path in [

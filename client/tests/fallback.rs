@@ -116,7 +116,7 @@ fn an_applet_without_a_broker_falls_back_with_all_its_arguments() {
     let applet = agent.dir.path().join("dnsmasq");
     symlink(env!("CARGO_BIN_EXE_portcullis"), &applet).unwrap();
     // A socket that nobody listens on: the broker's service is stopped.
-    drop(std::os::unix::net::UnixListener::bind(agent.socket()).unwrap());
+    peer::abandoned(&agent.socket());
     let words = ["--transport", "socket", "", "--legacy"];
     let output = agent.called(applet.to_str().unwrap(), &words);
     assert_eq!(

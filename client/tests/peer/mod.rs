@@ -1,6 +1,7 @@
 //! The other end of the protocol, as each test needs it: connection after connection it does what it was told to do.
 
 use portcullis_wire::{Reply, Request, Response, codec};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
@@ -136,6 +137,11 @@ impl Peer {
 /// The client, led to that socket.
 pub fn client(socket: &Path, words: &[&str]) -> Output {
     command(socket, words).output().unwrap()
+}
+
+/// A socket that nobody listens on. It never was anybody's: what another test starts at that moment cannot have it either.
+pub fn abandoned(path: &Path) {
+    mknodat(CWD, path, FileType::Socket, Mode::from_raw_mode(0o666), 0).unwrap();
 }
 
 fn command(socket: &Path, words: &[&str]) -> Command {
