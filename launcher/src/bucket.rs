@@ -70,7 +70,7 @@ mod tests {
     fn a_token_is_there_when_it_was_said_to_be() {
         let rate = Rate {
             count: 1,
-            per: Duration::from_millis(20),
+            per: Duration::from_secs(1),
         };
         let mut bucket = Bucket::full();
         let now = Instant::now();
