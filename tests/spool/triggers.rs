@@ -1,7 +1,7 @@
 //! When lines are taken: a trigger that is lost costs nothing.
 
 use crate::{is_taken_at_once, launched, line, with_spool};
-use portcullis_tests::{Host, LONG, Spool};
+use portcullis_tests::{Agent, Host, LONG, Service, Spool};
 use std::fs::{self, File};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,14 +35,22 @@ fn a_line_is_launched_when_the_timestamp_is_written() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
-    let service = agent.start();
-    assert!(service.client().is_served());
+    let service = started(&agent, &spool);
     for seconds in 1001..1004 {
-        spool.write(&line(seconds));
+        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
+        spool.touch();
         is_taken_at_once(&spool);
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
     spool.wait_until_done(&agent);
+}
+
+/// With an empty file of lines, which has been looked at.
+fn started(agent: &Agent, spool: &Spool) -> Service {
+    spool.append(b"");
+    let service = agent.start();
+    assert!(service.client().is_served());
+    service
 }
 
 #[test]
@@ -69,16 +77,17 @@ fn is_found(spool: &Spool) {
     }
 }
 
-/// A wrapper that is killed between line and timestamp, and nobody else writes.
+/// A wrapper that is killed between line and timestamp, and nobody else writes; also on a file system that tells nothing.
 #[test]
-fn a_line_without_a_trigger_is_launched_within_a_minute_or_so() {
+fn a_line_without_a_trigger_is_launched_at_once_or_within_a_minute_or_so() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
-    let service = agent.start();
-    spool.write(&line(1001));
+    let service = started(&agent, &spool);
+    spool.append(b"'' 1001\n");
+    is_taken_at_once(&spool);
     launched(&service, &spool, "sleep-1001");
-    spool.append(b"'' 1002\n");
+    spool.append_unseen(b"'' 1002\n");
     is_found(&spool);
     launched(&service, &spool, "sleep-1002");
 }
@@ -88,9 +97,9 @@ fn a_clock_that_is_set_back_keeps_no_line_waiting() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
-    let service = agent.start();
+    let service = started(&agent, &spool);
     for (seconds, hours) in [(1001, 24), (1002, 48), (1003, 1)] {
-        spool.append(format!("{}\n", line(seconds)).as_bytes());
+        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
         let past = SystemTime::now() - Duration::from_secs(3600 * hours);
         let timestamp = File::create(spool.timestamp()).unwrap();
         timestamp.set_modified(past).unwrap();
@@ -105,9 +114,9 @@ fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
     let agent = with_spool(&host, &spool);
-    let service = agent.start();
+    let service = started(&agent, &spool);
     for seconds in 1001..1004 {
-        spool.append(format!("{}\n", line(seconds)).as_bytes());
+        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
         let new = spool.dir().join("new");
         fs::write(&new, "").unwrap();
         fs::rename(new, spool.timestamp()).unwrap();

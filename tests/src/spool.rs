@@ -155,6 +155,21 @@ impl Spool {
             .expect("an appended line");
     }
 
+    /// [`append`](Self::append) to a file that is there, by another name outside the directory, which is gone afterwards:
+    /// who watches the directory is told nothing of it.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn append_unseen(&self, bytes: &[u8]) {
+        let _lock = self.hold();
+        let name = self.dir.with_extension("unseen");
+        fs::hard_link(self.processes(), &name).expect("another name");
+        let file = OpenOptions::new().append(true).open(&name);
+        file.and_then(|mut file| file.write_all(bytes))
+            .expect("an appended line");
+        fs::remove_file(name).expect("the name goes");
+    }
+
     /// Gives the signal: rewrites the timestamp.
     ///
     /// # Panics
