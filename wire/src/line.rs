@@ -296,6 +296,16 @@ mod tests {
     }
 
     #[test]
+    fn every_character_that_some_shell_takes_for_its_own_is_quoted() {
+        for c in " \t!\"#$&'()*;<>?[\\]^`{|}~".chars() {
+            for word in [c.to_string(), format!("a{c}b")] {
+                let quoted = format!("'' '{}'", word.replace('\'', r"'\''"));
+                assert_eq!(write(None, &[word]).unwrap(), quoted);
+            }
+        }
+    }
+
+    #[test]
     fn what_would_not_read_back_is_not_written() {
         let words = |word: &str, count| vec![word.to_owned(); count];
         for (netns, args, error) in [
