@@ -185,6 +185,10 @@ mod tests {
             let message = refused(Some("n"), &[&format!("a{c}")], true);
             assert!(message.contains("for its own"), "{message}");
         }
+        for c in "\x01\x07\x0b\x0c\x1b\x7f".chars() {
+            let message = refused(Some("n"), &[&format!("a{c}")], true);
+            assert!(message.contains("may take away"), "{message}");
+        }
         let message = refused(Some("a b"), &[], true);
         assert!(
             message.starts_with("the network namespace's name (\"a b\")"),
