@@ -153,6 +153,11 @@ fn the_longest_line_is_read_and_what_is_larger_as_a_request_is_denied() {
     denied(line(&broker, &longest), Reason::TooLarge, "as a request");
     let longer = [b"ns ".to_vec(), b"x".repeat(limits::LINE - 2)].concat();
     denied(line(&broker, &longer), Reason::TooLarge, "longer");
+    // What the launcher is told of it is short all the same: an order has to fit.
+    let open = [b"'".to_vec(), b"\xc3\xa4".repeat(limits::LINE / 2 - 1)].concat();
+    let denial = denied(line(&broker, &open), Reason::Malformed, "quote");
+    let told = denial.launch.unwrap().args.unwrap();
+    assert_eq!((told.text.len(), told.bytes as usize), (767, open.len()));
     let quoted = "n".to_owned() + &" ''".repeat(900);
     denied(line(&broker, quoted.as_bytes()), Reason::Argument, "");
 }
