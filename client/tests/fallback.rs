@@ -55,11 +55,17 @@ impl Agent {
 
     /// The program there, by that path.
     fn called(&self, program: &str, words: &[&str]) -> Output {
-        let script = "mount --bind \"$0/run\" /run; mount --bind \"$0/lib\" /var/lib; exec \"$@\"";
+        self.called_in("--mount", "", program, words)
+    }
+
+    /// The same in one more namespace, where this is run before.
+    fn called_in(&self, namespace: &str, first: &str, program: &str, words: &[&str]) -> Output {
+        let mounts = "mount --bind \"$0/run\" /run; mount --bind \"$0/lib\" /var/lib";
+        let script = format!("{mounts}; {first}\nexec \"$@\"");
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-euc", script]);
-        command.arg(self.dir.path()).arg(program).args(words);
-        command.output().unwrap()
+        command.args(["--mount", "--propagation", "private", namespace]);
+        command.args(["sh", "-euc", &script]).arg(self.dir.path());
+        command.arg(program).args(words).output().unwrap()
     }
 
     fn client(&self, words: &[&str]) -> Output {
@@ -132,6 +138,19 @@ fn an_applet_without_a_broker_falls_back_with_all_its_arguments() {
         err(&output)
     );
     assert_eq!(agent.lines(), "'' --transport socket '' --legacy\n");
+}
+
+#[test]
+fn an_applets_line_begins_with_the_name_of_the_network_namespace_that_it_is_in() {
+    let agent = Agent::with_spool();
+    let applet = agent.dir.path().join("dnsmasq");
+    symlink(env!("CARGO_BIN_EXE_portcullis"), &applet).unwrap();
+    fs::create_dir(agent.dir.path().join("run/netns")).unwrap();
+    fs::write(agent.dir.path().join("run/netns/qdhcp-1"), "").unwrap();
+    let name = "mount --bind /proc/self/ns/net /run/netns/qdhcp-1";
+    let output = agent.called_in("--net", name, applet.to_str().unwrap(), &["--no-hosts"]);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert_eq!(agent.lines(), "qdhcp-1 --no-hosts\n");
 }
 
 #[test]
