@@ -13,10 +13,15 @@
 mod peer;
 
 use peer::{Act, Peer};
-use portcullis_wire::{Body, Reason, Reply};
+use portcullis_wire::{Body, Failure, Reason, Reply};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
@@ -90,11 +95,42 @@ fn launched() -> Reply {
     }
 }
 
+fn failed() -> Reply {
+    Reply::Failed(Failure {
+        reason: Reason::Engine,
+        exit: None,
+        message: String::new(),
+        output: String::new(),
+    })
+}
+
+fn of_another_version() -> Reply {
+    Reply::UnsupportedVersion { spoken: vec![2] }
+}
+
 fn denied() -> Reply {
     Reply::Denied {
         reason: Reason::NoRule,
         rule: None,
         message: "no rule for \"dnsmasq\"".into(),
+    }
+}
+
+/// A listener that accepts nobody, and connections until there is no place for one more.
+fn full(path: &Path) -> Vec<OwnedFd> {
+    let seqpacket = |flags| socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let address = SocketAddrUnix::new(path).unwrap();
+    let listener = seqpacket(SocketFlags::CLOEXEC).unwrap();
+    bind(&listener, &address).unwrap();
+    listen(&listener, 0).unwrap();
+    let mut all = vec![listener];
+    loop {
+        let client = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).unwrap();
+        match connect(&client, &address) {
+            Ok(()) => all.push(client),
+            Err(Errno::AGAIN) => return all,
+            Err(errno) => panic!("{errno}"),
+        }
     }
 }
 
@@ -155,7 +191,12 @@ fn an_applets_line_begins_with_the_name_of_the_network_namespace_that_it_is_in()
 
 #[test]
 fn a_broker_that_is_there_gets_the_launch_and_the_spool_does_not() {
-    for (reply, expected) in [(launched(), 0), (denied(), 126)] {
+    for (reply, expected) in [
+        (launched(), 0),
+        (denied(), 126),
+        (failed(), 125),
+        (of_another_version(), 125),
+    ] {
         let agent = Agent::with_spool();
         let peer = Peer::at(agent.socket(), vec![Act::Answer(reply)]);
         let output = agent.client(&RUN);
@@ -170,7 +211,7 @@ fn a_broker_that_is_there_gets_the_launch_and_the_spool_does_not() {
 
 #[test]
 fn a_broker_that_may_have_got_the_launch_and_is_gone_is_not_made_up_for_by_the_spool() {
-    for act in [Act::Close, Act::Silence] {
+    for act in [Act::Close, Act::Silence, Act::GiveWay] {
         let agent = Agent::with_spool();
         let peer = Peer::at(agent.socket(), vec![act]);
         let output = agent.client(&[&["run", "--timeout", "1"], &RUN[1..]].concat());
@@ -178,6 +219,35 @@ fn a_broker_that_may_have_got_the_launch_and_is_gone_is_not_made_up_for_by_the_s
         assert_eq!(peer.requests().len(), 1);
         assert_eq!(fs::read_dir(agent.spool()).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_broker_that_gives_no_answer_for_as_long_as_it_is_asked_is_not_made_up_for_by_the_spool() {
+    let busy = Reply::Busy { retry_after: 5000 };
+    // More often than there is time for.
+    let closed = std::iter::repeat_with(|| Act::Close).take(50).collect();
+    for acts in [
+        vec![Act::Bytes(b"no answer".to_vec())],
+        vec![Act::Answer(busy)],
+        closed,
+    ] {
+        let agent = Agent::with_spool();
+        let _peer = Peer::at(agent.socket(), acts);
+        let output = agent.client(&[&["run", "--timeout", "1"], &RUN[1..]].concat());
+        assert_eq!(code(&output), 125, "{}", err(&output));
+        assert_eq!(fs::read_dir(agent.spool()).unwrap().count(), 0);
+    }
+}
+
+/// There is a broker: it has much to do.
+#[test]
+fn a_broker_whose_queue_is_full_is_waited_for_and_the_spool_is_untouched() {
+    let agent = Agent::with_spool();
+    let _full = full(&agent.socket());
+    let output = agent.client(&[&["run", "--timeout", "1"], &RUN[1..]].concat());
+    assert_eq!(code(&output), 125, "{}", err(&output));
+    assert!(err(&output).contains("no answer for "), "{}", err(&output));
+    assert_eq!(fs::read_dir(agent.spool()).unwrap().count(), 0);
 }
 
 #[test]

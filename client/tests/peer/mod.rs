@@ -32,6 +32,9 @@ pub enum Act {
     Close,
     /// Answer without reading, and close: a broker that has no place.
     TurnAway(Reply),
+    /// Read the request, and close, with a link in the socket's place that leads nowhere.
+    #[allow(dead_code)]
+    GiveWay,
     /// Read the request, and be gone, socket and all; then come back for the next act.
     Restart,
     /// Read the request and say nothing until the client goes.
@@ -94,6 +97,10 @@ impl Peer {
                     }
                     Act::Bytes(bytes) => {
                         send(&client, &bytes, SendFlags::NOSIGNAL).unwrap();
+                    }
+                    Act::GiveWay => {
+                        std::fs::remove_file(&path).unwrap();
+                        std::os::unix::fs::symlink(&path, &path).unwrap();
                     }
                     Act::Restart => {
                         drop(listener);
