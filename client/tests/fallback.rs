@@ -21,6 +21,7 @@ use rustix::net::{
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -248,6 +249,21 @@ fn a_broker_whose_queue_is_full_is_waited_for_and_the_spool_is_untouched() {
     assert_eq!(code(&output), 125, "{}", err(&output));
     assert!(err(&output).contains("no answer for "), "{}", err(&output));
     assert_eq!(fs::read_dir(agent.spool()).unwrap().count(), 0);
+}
+
+#[test]
+fn whatever_stands_where_no_broker_can_be_connected_to_leads_into_the_spool() {
+    let agent = Agent::with_spool();
+    let of_another_type = UnixListener::bind(agent.socket()).unwrap();
+    assert_eq!(code(&agent.client(&RUN)), 0);
+    drop(of_another_type);
+    fs::remove_file(agent.socket()).unwrap();
+    fs::remove_dir(agent.dir.path().join("run/portcullis")).unwrap();
+    fs::write(agent.dir.path().join("run/portcullis"), "").unwrap();
+    let output = agent.client(&RUN);
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    assert!(err(&output).contains("Not a directory"), "{}", err(&output));
+    assert_eq!(agent.lines(), "n 'a b'\n".repeat(2));
 }
 
 #[test]
