@@ -107,7 +107,7 @@ impl Peer {
                         std::fs::remove_file(&path).unwrap();
                         drop(client);
                         // Long enough to be found absent, and no test depends on how often.
-                        std::thread::sleep(std::time::Duration::from_millis(50));
+                        std::thread::sleep(std::time::Duration::from_millis(300));
                         listener = listening(&path);
                     }
                     Act::Silence => {
