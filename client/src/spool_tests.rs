@@ -3,6 +3,7 @@
 use super::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fs;
+use std::sync::Barrier;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -104,6 +105,36 @@ fn a_lock_that_is_held_is_waited_for_so_long_and_no_longer() {
     // It may be quicker than its own, or not.
     for _ in 0..50 {
         write(&spool, "b").unwrap();
+    }
+}
+
+/// Two writers that both hold it would cut off each other's lines.
+#[test]
+fn a_lock_that_somebody_else_shares_is_not_to_be_had() {
+    let (_dir, spool) = spool();
+    let file = File::create(&spool.lock).unwrap();
+    flock(&file, FlockOperation::NonBlockingLockShared).unwrap();
+    let patience = Duration::from_millis(300);
+    let error = spool.write(&launch("a"), patience).unwrap_err();
+    assert!(matches!(error, SpoolError::Held { .. }), "{error}");
+    assert!(!spool.processes().exists());
+}
+
+#[test]
+fn of_those_who_make_a_file_at_once_one_makes_it_and_all_have_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..200 {
+        let path = dir.path().join(round.to_string());
+        let barrier = Barrier::new(4);
+        let make = || {
+            barrier.wait();
+            regular(CWD, &path, &path, OFlags::RDONLY, 0o666).unwrap().1
+        };
+        let made = thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(make));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(made.into_iter().filter(|made| *made).count(), 1);
     }
 }
 
