@@ -2,6 +2,7 @@
 
 use super::*;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::fs;
 use std::sync::Barrier;
 use std::time::Instant;
@@ -176,6 +177,62 @@ fn a_timestamp_that_cannot_be_set_takes_the_line_back() {
     );
     assert!(message.ends_with("; nothing was written"), "{message}");
     assert_eq!(fs::read(spool.processes()).unwrap(), before);
+}
+
+/// A FIFO is written to and touched like any file, and has no disk that it could be brought to.
+#[test]
+fn a_line_or_a_timestamp_that_does_not_reach_the_disk_is_no_success() {
+    let (dir, spool) = spool();
+    let path = dir.path().join("fifo");
+    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let open = |path| File::options().read(true).write(true).open(path).unwrap();
+    fs::write(spool.processes(), "n a\n").unwrap();
+    let (fifo, processes) = (open(&path), open(&spool.processes()));
+    for (processes, timestamp, name) in [
+        (&fifo, &processes, PROCESSES),
+        (&processes, &fifo, TIMESTAMP),
+    ] {
+        let error = spool.append(processes, timestamp, b"n b\n").unwrap_err();
+        let begin = format!("cannot sync {}: ", dir.path().join(name).display());
+        assert!(error.to_string().starts_with(&begin), "{error}");
+    }
+}
+
+/// Has fsync(2) fail for this thread, and no other call.
+fn break_fsync() {
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let (fsync, errno) = ((libc::SYS_fsync, vec![]), libc::EIO.unsigned_abs());
+    let (others, fails) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let filter = SeccompFilter::new([fsync].into(), others, fails, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+#[test]
+fn a_file_that_was_made_has_its_name_on_the_disk_before_a_line_is_written() {
+    for (there, what) in [
+        (&[][..], ""),
+        (&[PROCESSES], ""),
+        (&[TIMESTAMP], ""),
+        (&[PROCESSES, TIMESTAMP], TIMESTAMP),
+    ] {
+        let (_dir, spool) = spool();
+        for name in there {
+            fs::write(spool.dir.join(name), "").unwrap();
+        }
+        let error = thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                break_fsync();
+                write(&spool, "a").unwrap_err()
+            });
+            writing.join().unwrap().to_string()
+        });
+        let path = spool.processes().with_file_name(what);
+        let path = path.display().to_string();
+        let begin = format!("cannot sync {}: ", path.trim_end_matches('/'));
+        assert!(error.starts_with(&begin), "{there:?}: {error}");
+        assert_eq!(fs::read_to_string(spool.processes()).unwrap(), "");
+    }
 }
 
 #[test]
