@@ -245,6 +245,11 @@ fn a_full_disk_leaves_the_file_byte_for_byte_as_it_was() {
         &["cannot write", "processes", "a part of the line"],
     );
     assert_eq!(spool.content(), before);
+    // Nor does a part of it stay where another's half of a line was.
+    let half = File::options().append(true).open(spool.file("processes"));
+    half.unwrap().write_all(b"n half-a-line").unwrap();
+    assert_failed(&spool.write(&[&long]), &["a part of the line"]);
+    assert_eq!(spool.content(), before);
     // Up to the end of a page, so that nothing at all fits.
     fs::write(spool.file("processes"), "n a\n".repeat(1024)).unwrap();
     let filler = fs::write(spool.file("filler"), vec![0; 1 << 20]);
