@@ -245,7 +245,10 @@ fn a_broker_that_gives_no_answer_for_as_long_as_it_is_asked_is_not_made_up_for_b
 fn a_broker_whose_queue_is_full_is_waited_for_and_the_spool_is_untouched() {
     let agent = Agent::with_spool();
     let _full = full(&agent.socket());
-    let output = agent.client(&[&["run", "--timeout", "1"], &RUN[1..]].concat());
+    // The outer time is for a client that waits for ever.
+    let client = ["60", env!("CARGO_BIN_EXE_portcullis"), "run"];
+    let words = [&client[..], &["--timeout", "1"], &RUN[1..]].concat();
+    let output = agent.called("timeout", &words);
     assert_eq!(code(&output), 125, "{}", err(&output));
     assert!(err(&output).contains("no answer for "), "{}", err(&output));
     assert_eq!(fs::read_dir(agent.spool()).unwrap().count(), 0);
