@@ -10,6 +10,7 @@ use crate::problem::{Finding, Findings, Place, nearest};
 use crate::reader::Reader;
 use crate::rule::Rule;
 use crate::rule_table::LaunchTable;
+use crate::spool::Spool;
 use annotate_snippets::Level as Shown;
 use portcullis_wire::PolicyText;
 use std::fmt;
@@ -102,6 +103,11 @@ const LINTS: &[(&str, Level, &str)] = &[
         "peer-beside-spool",
         Level::Warn,
         "[peer] is about processes on the socket: whoever can write a spool's directory has his lines judged without it",
+    ),
+    (
+        "writable-spool",
+        Level::Deny,
+        "whoever can write a spool's directory has his lines judged as the agent's: the side container becomes a peer",
     ),
     (
         "spool-never-matches",
@@ -223,7 +229,7 @@ pub(crate) fn lints(policy: &Policy, document: &Document, files: &[PolicyText]) 
         of_container(rule, table, &mut collector);
         of_images(rule, table, &mut collector);
         of_arguments(rule, table, &mut collector);
-        of_mounts(rule, table, &mut collector);
+        of_mounts(rule, table, policy.spools(), &mut collector);
     }
     collector.found
 }
@@ -361,7 +367,7 @@ fn of_arguments(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>)
     }
 }
 
-fn of_mounts(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>) {
+fn of_mounts(rule: &Rule, table: &LaunchTable, spools: &[Spool], collector: &mut Collector<'_>) {
     const ENGINES: &[&str] = &["docker.sock", "podman.sock", "containerd.sock", "crio.sock"];
     const WHOLE: &[&str] = &[
         "/proc",
@@ -377,14 +383,9 @@ fn of_mounts(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>) {
         .flat_map(|container| &container.mounts);
     for (mount, written) in rule.container.mounts.iter().zip(written) {
         let source = &*mount.prefix;
-        let beneath = |root: &&str| {
-            source
-                .strip_prefix(*root)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
         let broad = source.matches('/').count() < 2
             || ENGINES.iter().any(|engine| source.ends_with(engine))
-            || WHOLE.iter().any(beneath);
+            || WHOLE.iter().any(|root| is_beneath(source, root));
         if broad {
             collector.add(
                 "broad-mount",
@@ -393,5 +394,20 @@ fn of_mounts(rule: &Rule, table: &LaunchTable, collector: &mut Collector<'_>) {
                 "much of the host",
             );
         }
+        // What is beneath a source with a value in it is not known: it may be there, too.
+        let spool = spools
+            .iter()
+            .find(|spool| is_beneath(&spool.dir, source) || is_beneath(source, &spool.dir));
+        if let Some(spool) = spool.filter(|_| !mount.read_only) {
+            let label = format!("{} can be written by what runs in there", spool.dir);
+            let place = &written.source.place;
+            collector.add("writable-spool", Some(table), place, &label);
+        }
     }
+}
+
+/// Whether a path is another one, or beneath it.
+fn is_beneath(path: &str, root: &str) -> bool {
+    path.strip_prefix(root.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

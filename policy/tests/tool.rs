@@ -161,14 +161,40 @@ fn check_fails_on_a_lint_of_the_level_deny_unless_it_is_allowed() {
     assert_eq!(words(&tool(&["check", &path])).0, Some(0));
 }
 
+/// The names of a policy's lints.
+fn lints(toml: &str) -> Vec<&'static str> {
+    let agent = portcullis_wire::AgentName::new("a").unwrap();
+    let (_, lints) = portcullis_policy::Policy::review(&agent, &[text("a.toml", toml)]).unwrap();
+    lints.iter().map(|lint| lint.name).collect()
+}
+
+#[test]
+fn a_spool_that_a_side_container_could_write_is_a_lint() {
+    for (source, mode, expected) in [
+        ("/srv/a/c", "rw", &["writable-spool"][..]),
+        ("/srv/a/c", "ro", &[]),
+        ("/srv/a", "rw", &["writable-spool"]),
+        ("/srv/a/c/d", "rw", &["writable-spool"]),
+        ("/srv/a/cd", "rw", &[]),
+        ("/srv/a/{x}", "rw", &["writable-spool"]),
+        ("/srv/a/b/{x}", "rw", &[]),
+        ("/", "rw", &["broad-mount", "writable-spool"]),
+    ] {
+        let mount =
+            format!("mounts = [{{ source = \"{source}\", target = \"/t\", mode = \"{mode}\" }}]");
+        let toml = clean("c-x")
+            .replace("command", "netns = \"{x:word}\"\nspool = true\ncommand")
+            .replace("memory", &format!("{mount}\nmemory"))
+            .replace(
+                "[peer]\nuid = 0\n",
+                "[allow]\nno-peer = \"a test\"\n[[spool]]\ncommand = \"c\"\ndir = \"/srv/a/c\"\n",
+            );
+        assert_eq!(lints(&toml), expected, "{toml}");
+    }
+}
+
 #[test]
 fn each_lint_is_found() {
-    let lints = |toml: &str| {
-        let agent = portcullis_wire::AgentName::new("a").unwrap();
-        let (_, lints) =
-            portcullis_policy::Policy::review(&agent, &[text("a.toml", toml)]).unwrap();
-        lints.iter().map(|lint| lint.name).collect::<Vec<_>>()
-    };
     assert_eq!(lints(&clean("c-x")), Vec::<&str>::new());
     let with = |rule: &str, container: &str| {
         clean("c-x")
