@@ -217,3 +217,52 @@ impl Service {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    fn watched() -> Watched {
+        let [command, dir, lock] = ["dnsmasq", "/d", "/d/lock"].map(Arc::from);
+        let spool = Spool { command, dir, lock };
+        let (ended, locked) = (Arc::default(), Arc::default());
+        Watched::new(spool, channel().0, ended, locked)
+    }
+
+    #[test]
+    fn what_was_told_during_a_look_or_by_a_new_watch_is_looked_for_soon() {
+        let mut watched = watched();
+        let now = watched.look_at;
+        watched.was_looked_at(now, 0, false, false);
+        assert_eq!(watched.look_at, now + PAUSE);
+        for (watch_is_new, pause) in [(false, LOOK), (true, PAUSE)] {
+            watched.look_at = now + LOOK;
+            watched.was_looked_at(now, 0, watch_is_new, false);
+            assert_eq!(watched.look_at, now + pause);
+        }
+    }
+
+    #[test]
+    fn the_pauses_between_looks_in_vain_grow_and_are_short_again_after_one_that_was_not() {
+        let mut watched = watched();
+        let now = watched.look_at;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            watched.was_looked_at(now, 0, true, true);
+            assert_eq!(watched.look_at, now + Duration::from_secs(seconds));
+        }
+        watched.was_looked_at(now, 0, false, false);
+        watched.was_looked_at(now, 0, false, true);
+        assert_eq!(watched.look_at, now + AGAIN.0);
+    }
+
+    #[test]
+    fn a_spool_rests_the_longer_the_more_was_taken_from_it() {
+        let mut watched = watched();
+        let now = watched.look_at;
+        for (copied, rest) in [(0, Duration::ZERO), (SPOOL / 2, REST / 2), (SPOOL, REST)] {
+            watched.was_looked_at(now, copied, false, false);
+            assert_eq!(watched.rests_until, now + rest);
+        }
+    }
+}

@@ -408,6 +408,8 @@ mod tests {
             assert_eq!(unlocked.reason, Reason::Malformed);
             assert!(unlocked.why.contains("no lock"), "{}", unlocked.why);
         }
+        let long = dropped(&[b'x'; 2 * SHOWN], 2 * SHOWN as u64, 2 * SHOWN).unwrap();
+        assert_eq!(long.text.len(), SHOWN);
         let all = usize::try_from(SPOOL).unwrap();
         for (over, size, read) in [(&b"a\nb"[..], 3, 3), (b"a", SPOOL + 1, all)] {
             let dropped = dropped(over, size, read).unwrap();
