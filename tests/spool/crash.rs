@@ -3,6 +3,7 @@
 use crate::{SLEEP, denied, launched, line, recorded, with_spool};
 use portcullis_tests::{Agent, Host, Spool, holds};
 use rustix::process::Signal;
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn a_line_that_was_taken_is_launched_by_the_next_launcher() {
@@ -223,4 +224,72 @@ fn lines_whose_journal_is_removed_are_denied_and_hold_up_no_other() {
     spool.wait_until_done(&agent);
     assert_eq!(service.audit().of_lines(spool.dir(), "denied").len(), 2);
     assert_eq!(host.engine().calls().runs().len(), 2);
+}
+
+/// Its name says how far a launcher came that was killed: the lines are in the journal, and may still be in their file.
+fn leave_unfinished(agent: &Agent, spool: &Spool, lines: &[usize]) {
+    let mut text = format!("{{\"command\":\"sleep\",\"dir\":{:?}}}\n", spool.dir());
+    for seconds in lines {
+        text += &format!("-{}\n", line(*seconds));
+    }
+    let journal = agent.state().join("spool");
+    std::fs::create_dir_all(&journal).unwrap();
+    std::fs::write(journal.join("7.taking"), text).unwrap();
+}
+
+#[test]
+fn lines_of_a_take_that_was_not_finished_are_launched_once_be_they_still_in_their_file_or_not() {
+    for left in ["'' 1001\n'' 1002\n'' 1003\n", "'' 1003\n", ""] {
+        let host = Host::new();
+        let spool = Spool::new(&host, "sleep");
+        let agent = with_spool(&host, &spool);
+        leave_unfinished(&agent, &spool, &[1001, 1002]);
+        spool.append(left.as_bytes());
+        let service = agent.start();
+        let end = if left.is_empty() { 1003 } else { 1004 };
+        for seconds in 1001..end {
+            launched(&service, &spool, &format!("sleep-{seconds}"));
+        }
+        spool.wait_until_done(&agent);
+        let again = service.audit().of_lines(spool.dir(), "reused").len();
+        assert_eq!(again, 0, "{left:?}");
+    }
+}
+
+/// Nobody looks at that file any more.
+#[test]
+fn lines_of_a_take_that_was_not_finished_are_denied_when_the_policy_has_no_such_spool() {
+    let host = Host::new();
+    let (spool, gone) = (Spool::new(&host, "sleep"), Spool::new(&host, "gone"));
+    let agent = with_spool(&host, &spool);
+    leave_unfinished(&agent, &gone, &[1001]);
+    gone.append(b"'' 1001\n");
+    let service = agent.start();
+    denied(&service, &gone, "peer", "1001");
+    spool.wait_until_done(&agent);
+    assert_eq!(gone.content(), "'' 1001\n");
+}
+
+#[test]
+fn what_is_in_the_journal_nobody_but_root_can_read() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let journal = agent.state().join("spool");
+    std::fs::create_dir_all(&journal).unwrap();
+    std::fs::set_permissions(&journal, PermissionsExt::from_mode(0o755)).unwrap();
+    let _service = agent.start();
+    host.engine().hang("run", "");
+    spool.write(&line(1001));
+    holds("podman is called", || {
+        !host.engine().calls().runs().is_empty()
+    });
+    let files = std::fs::read_dir(&journal).unwrap();
+    let files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    for path in files.iter().chain([&journal]) {
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+    }
+    host.engine().release("run");
 }
