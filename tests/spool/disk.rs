@@ -1,7 +1,7 @@
 //! A full disk: a line is in the file or in the journal, and never in neither.
 
 use crate::{complained, launched, line, with_spool};
-use portcullis_tests::{Host, Spool};
+use portcullis_tests::{Host, Spool, holds};
 use rustix::mount::{MountFlags, mount};
 use std::fs;
 
@@ -27,6 +27,11 @@ fn lines_that_do_not_fit_into_the_journal_stay_in_the_file_until_there_is_room()
     spool.touch();
     complained(&service, &spool, "No space left");
     assert_eq!(spool.content(), text, "nothing is taken");
+    // Nor does a try leave anything, or there would never be room again.
+    let journal = state.join("spool");
+    holds("nothing is left of a try", || {
+        fs::read_dir(&journal).unwrap().count() == 0
+    });
     assert_eq!(host.engine().calls().runs().len(), 1);
     assert!(service.operator().is_served() && service.client().is_served());
 

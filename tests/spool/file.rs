@@ -4,9 +4,11 @@
 use crate::{NAP, SLEEP, complained, launched, line, with_spools};
 use portcullis_tests::{Agent, Host, Service, Spool, holds};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What an agent may put there, and a word of what the launcher says of it.
 const KINDS: [(&str, &str); 7] = [
@@ -232,4 +234,65 @@ fn lines_of_a_file_that_is_neither_roots_nor_the_directorys_owners_are_refused()
     chown(attacked.sleeps.processes(), Some(0), Some(0)).unwrap();
     attacked.is_mended(&service);
     attacked.nothing_else_was_launched();
+}
+
+/// It would be read, and emptied.
+#[test]
+fn a_file_that_is_mounted_in_the_place_of_the_lines_is_refused() {
+    let host = Host::new();
+    let mut attacked = Attacked::new(&host);
+    attacked.sleeps.append(b"'' 1001\n");
+    let (target, path) = (attacked.target.clone(), attacked.sleeps.processes());
+    mount(&target, &path, "", MountFlags::BIND, None).unwrap();
+    let service = attacked.agent.start();
+    complained(&service, &attacked.sleeps, "cannot be reached");
+    attacked.others_go_on(&service);
+    unmount(&path, UnmountFlags::empty()).unwrap();
+    attacked.is_mended(&service);
+    attacked.nothing_else_was_launched();
+}
+
+/// An agent that owns a directory above the lock could have a file made anywhere.
+#[test]
+fn a_symbolic_link_on_the_way_to_the_lock_is_refused() {
+    let host = Host::new();
+    let (locks, elsewhere) = (host.path().join("locks"), host.path().join("elsewhere"));
+    let spool = Spool::new(&host, "sleep").with_lock(&locks.join("sleep.lock"));
+    let agent = with_spools(&host, &[SLEEP], &[&spool]);
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, &locks).unwrap();
+    spool.append_unlocked(b"'' 1001\n");
+    let service = agent.start();
+    complained(&service, &spool, "symbolic link");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    assert_eq!(spool.content(), "'' 1001\n");
+    fs::remove_file(&locks).unwrap();
+    fs::rename(&elsewhere, &locks).unwrap();
+    launched(&service, &spool, "sleep-1001");
+}
+
+/// An agent that leaves it so would fill the log.
+#[test]
+fn what_is_wrong_is_told_once_and_its_end_too() {
+    let host = Host::new();
+    let mut attacked = Attacked::new(&host);
+    attacked.put("FIFO", &attacked.sleeps.processes());
+    let begin = Instant::now();
+    let service = attacked.agent.start();
+    complained(&service, &attacked.sleeps, "FIFO");
+    for _ in 0..4 {
+        // Each look begins with the lock.
+        let _ = fs::remove_file(attacked.sleeps.lock());
+        attacked.sleeps.touch();
+        holds("it is looked at again", || attacked.sleeps.lock().exists());
+    }
+    // Not at once, however often it is touched.
+    assert!(begin.elapsed() > Duration::from_secs(2));
+    attacked.others_go_on(&service);
+    remove(&attacked.sleeps.processes());
+    attacked.sleeps.append(b"'' 1001\n");
+    attacked.is_mended(&service);
+    assert_eq!(attacked.errors(), 1);
+    let mended = "the spool can be taken from again";
+    assert_eq!(service.audit().with("message", mended).len(), 1);
 }
