@@ -5,7 +5,7 @@ use crate::{
     NAP, SLEEP, complained, is_taken_at_once, launched, launched_or_found, line, takes, with_spool,
     with_spools,
 };
-use portcullis_tests::{Audit, Host, Service, Spool, holds, launch, launched as answered};
+use portcullis_tests::{Audit, Host, Service, Spool, holds, launch, launched as answered, until};
 use portcullis_wire::{Body, Reply};
 use rustix::process::Signal;
 use std::fs;
@@ -249,4 +249,55 @@ fn a_spool_that_left_the_policy_and_came_back_while_its_lock_was_held_is_watched
         is_taken_at_once(&spool);
         launched(&service, &spool, &format!("sleep-{seconds}"));
     }
+}
+
+/// Whether a taker is there, be it that it waits or that it has not ended yet.
+fn has_a_taker(service: &Service) -> bool {
+    let tasks = format!("/proc/{}/task", service.launcher().pid);
+    let tasks = fs::read_dir(tasks).unwrap().flatten();
+    let mut names = tasks.flat_map(|task| fs::read_to_string(task.path().join("comm")));
+    names.any(|name| name.trim() == "taker")
+}
+
+#[test]
+fn a_spool_that_left_the_policy_while_its_lock_was_held_is_left_alone() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let without = agent.policy_text().replace(&spool.table(), "");
+    let lock = spool.hold();
+    spool.append_unlocked(b"'' 1001\n");
+    let service = agent.start();
+    holds("the lock is waited for", || waiting(&service) == 1);
+    agent.write_policy(&without.replace("spool = true\n", ""));
+    service.reload();
+    drop(lock);
+    holds("nobody is there to take", || !has_a_taker(&service));
+    assert_eq!(spool.content(), "'' 1001\n");
+}
+
+/// Its writer had the lock when the datagram was answered.
+#[test]
+fn a_line_that_was_written_after_a_datagram_takes_the_place_of_what_that_has_started() {
+    let host = Host::new();
+    let (spool, naps) = (Spool::new(&host, "sleep"), Spool::new(&host, "nap"));
+    let rules = format!("\n[limits]\nin_flight = 4\n{ONE}");
+    let agent = with_spools(&host, &[&rules, NAP], &[&spool, &naps]);
+    let service = agent.start();
+    // What came before what is remembered while any line is there.
+    host.engine().hang("run", "--name=nap-");
+    naps.write(&line(3000));
+    holds("a line is under way", || {
+        !host.engine().calls().runs_of("nap-3000").is_empty()
+    });
+    let lock = spool.hold();
+    spool.touch();
+    holds("the lock is waited for", || waiting(&service) == 1);
+    let older = launch("sleep", &["2002"]);
+    let _older = answered(service.client().launch_patiently(&older));
+    spool.append_unlocked(b"'' 1001\n");
+    drop(lock);
+    launched(&service, &spool, "one");
+    assert!(runs(&host, "1001"));
+    host.engine().release("run");
 }
