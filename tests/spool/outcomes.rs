@@ -249,13 +249,14 @@ user = "0:0"
     assert!(of("superseded") >= 40, "{}", of("superseded"));
 }
 
-/// Busy, as when another launch of the name is under way, is no failure and is not counted.
+/// Busy, as when another launch of the name is under way, is no failure and is not counted, nor is a try a launch.
 #[test]
 fn a_line_that_comes_while_its_name_is_being_launched_otherwise_is_launched_after_it() {
     let host = Host::new();
     let spool = Spool::new(&host, "flaky");
     let rule = FLAKY.replace("ready = ", "#");
-    let agent = host.agent("blue", &format!("{rule}{}", spool.table()));
+    let limits = "\n[limits]\nlaunches = \"4/hour\"\n";
+    let agent = host.agent("blue", &format!("{limits}{rule}{}", spool.table()));
     fs::write(host.shared().join("go"), "").unwrap();
     let service = agent.start();
     host.engine().hang("run", "");
@@ -274,6 +275,9 @@ fn a_line_that_comes_while_its_name_is_being_launched_otherwise_is_launched_afte
     spool.wait_until_done(&agent);
     let second = host.engine().container("flaky-a");
     assert_ne!(first.container, second.id, "replaced, as the rule says");
+    // With pauses that grow to five seconds.
+    let busy = service.audit().of_lines(spool.dir(), "busy").len();
+    assert!((1..60).contains(&busy), "{busy}");
     assert!(service.audit().of_lines(spool.dir(), "failed").is_empty());
 }
 
