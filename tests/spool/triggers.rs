@@ -1,8 +1,9 @@
 //! When lines are taken: a trigger that is lost costs nothing.
 
 use crate::{is_taken_at_once, launched, line, with_spool};
-use portcullis_tests::{Agent, Host, LONG, Service, Spool};
-use std::fs::{self, File};
+use portcullis_tests::{Agent, Host, LONG, Service, Spool, holds};
+use rustix::process::Signal;
+use std::fs::{self, File, FileTimes};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -125,6 +126,25 @@ fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
     }
 }
 
+/// By utime(2), which does not write.
+#[test]
+fn a_timestamp_that_gets_another_time_is_a_trigger_too() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = started(&agent, &spool);
+    spool.touch();
+    for seconds in 1001..1004 {
+        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
+        let timestamp = File::open(spool.timestamp()).unwrap();
+        let (times, now) = (FileTimes::new(), SystemTime::now());
+        let times = times.set_accessed(now).set_modified(now);
+        timestamp.set_times(times).unwrap();
+        is_taken_at_once(&spool);
+        launched(&service, &spool, &format!("sleep-{seconds}"));
+    }
+}
+
 /// The directory may be made after the service was started, and be made anew while it runs.
 #[test]
 fn a_directory_that_is_made_later_or_anew_is_watched() {
@@ -143,7 +163,29 @@ fn a_directory_that_is_made_later_or_anew_is_watched() {
     fs::remove_dir_all(spool.dir()).unwrap();
     fs::create_dir(spool.dir()).unwrap();
     spool.write(&line(1002));
-    is_found(&spool);
+    is_taken_at_once(&spool);
+    launched(&service, &spool, "sleep-1002");
+}
+
+/// The kernel keeps so many events and no more; what it has not told is looked for.
+#[test]
+fn a_trigger_that_is_lost_among_too_many_events_costs_nothing() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    service.launcher().signal(Signal::STOP);
+    for n in 0..=most {
+        // Not the same event twice, which would be one.
+        fs::write(spool.dir().join(["a", "b"][n % 2]), "").unwrap();
+    }
+    spool.write(&line(1002));
+    service.launcher().signal(Signal::CONT);
+    is_taken_at_once(&spool);
     launched(&service, &spool, "sleep-1002");
 }
 
@@ -170,4 +212,35 @@ fn ten_thousand_triggers_keep_nobody_waiting() {
     spool.write(&line(1001));
     launched(&service, &spool, "sleep-1001");
     assert_eq!(service.audit().errors_of(spool.dir()), Vec::<String>::new());
+}
+
+/// How often the thread that takes lines has gone to sleep.
+fn sleeps(service: &Service) -> String {
+    let tasks = fs::read_dir(format!("/proc/{}/task", service.launcher().pid)).unwrap();
+    let read = |task: &fs::DirEntry, name| fs::read_to_string(task.path().join(name)).unwrap();
+    let mut tasks = tasks.map(Result::unwrap);
+    let taker = tasks.find(|task| read(task, "comm").trim() == "taker");
+    let status = read(&taker.unwrap(), "status");
+    let mut lines = status.lines();
+    let sleeps = lines.find(|line| line.starts_with("voluntary_ctxt_switches"));
+    sleeps.unwrap().to_owned()
+}
+
+/// What the launcher does to the files is told to it as well.
+#[test]
+fn a_look_leads_to_no_other_one_without_end() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let service = agent.start();
+    spool.write(&line(1001));
+    launched(&service, &spool, "sleep-1001");
+    let (mut last, mut since) = (String::new(), Instant::now());
+    holds("nobody looks any more", || {
+        let now = sleeps(&service);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(1)
+    });
 }
