@@ -77,6 +77,17 @@ fn attack(kind: &str, number: usize) {
         let _ = line_to_judge(&link);
         return;
     }
+    if kind == "policyless" {
+        if let Some(number) = line_to_judge(&link) {
+            let reason = Reason::PolicyUnavailable;
+            let denial = DenialCount {
+                reason,
+                ..reports()[0][0].clone()
+            };
+            order(&link, &Order::LineDenied { number, denial }, &[]);
+        }
+        return;
+    }
     if kind == "mute" {
         let _ = line_to_judge(&link);
         return wait_for_the_end(&link);

@@ -129,3 +129,19 @@ fn a_broker_that_keeps_a_line_to_itself_is_ended_and_the_next_one_answers_it() {
     assert!(log.contains("has not answered a line"), "{log}");
     assert_eq!(host.engine().calls().runs().len(), 2);
 }
+
+/// There is one, or the launcher would not have given the line to anybody.
+#[test]
+fn a_line_that_a_broker_denies_for_want_of_a_policy_is_given_to_the_next_one() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let path = broker(&host, "policyless");
+    let agent = with_spool(&host, &spool).broker_binary(path.clone());
+    spool.write("'' 1001");
+    let service = agent.start();
+    holds("it has started", || path.with_file_name("starts").exists());
+    put(&path, &binary("portcullis-broker"));
+    launched(&service, &spool, "sleep-1001");
+    spool.wait_until_done(&agent);
+    assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
+}

@@ -126,6 +126,33 @@ fn a_line_is_not_denied_by_a_broker_of_the_policy_before() {
     assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
 }
 
+#[test]
+fn a_line_that_a_broker_denies_by_the_policy_before_is_given_to_one_that_has_the_new_one() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spool(&host, &spool);
+    let with = agent.policy_text();
+    agent.write_policy(&with.replace("{seconds:int}", "{seconds:int(1..9)}"));
+    let service = agent.start();
+    spool.write(&line(5));
+    launched(&service, &spool, "sleep-5");
+    let broker = service.broker();
+    broker.signal(Signal::STOP);
+    spool.write(&line(1001));
+    holds("it is taken", || spool.content().is_empty());
+    assert!(service.operator().is_served(), "the broker has it");
+    agent.write_policy(&with);
+    service.launcher().signal(Signal::HUP);
+    holds("the policy is in force", || {
+        let audit = service.audit();
+        !audit.with("message", "the policy was reloaded").is_empty()
+    });
+    broker.signal(Signal::CONT);
+    launched(&service, &spool, "sleep-1001");
+    spool.wait_until_done(&agent);
+    assert!(service.audit().of_lines(spool.dir(), "denied").is_empty());
+}
+
 /// The policy may be mended in a minute; a line cannot be asked for again.
 #[test]
 fn while_there_is_no_usable_policy_lines_wait_where_they_are() {
