@@ -7,6 +7,7 @@ use crate::{
 };
 use portcullis_tests::{Audit, Host, Service, Spool, holds, launch, launched as answered, until};
 use portcullis_wire::{Body, Reply};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Read;
@@ -300,4 +301,31 @@ fn a_line_that_was_written_after_a_datagram_takes_the_place_of_what_that_has_sta
     launched(&service, &spool, "one");
     assert!(runs(&host, "1001"));
     host.engine().release("run");
+}
+
+/// It is older, although nobody knows of it yet when the datagram comes.
+#[test]
+fn a_line_that_is_being_taken_does_not_take_the_place_of_what_a_newer_datagram_has_started() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let agent = with_spools(&host, &[ONE], &[&spool]);
+    let lock = spool.hold();
+    spool.append_unlocked(format!("{}\n", line(1001)).as_bytes());
+    let service = agent.start();
+    holds("the lock is waited for", || waiting(&service) == 1);
+    assert!(service.client().is_served());
+    // The taker reads it with its first look, for as long as somebody may write to it.
+    let fifo = agent.state().join("spool/7.taking");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    drop(lock);
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+    let writer = until("lines are being taken", || {
+        rustix::fs::open(&fifo, flags, Mode::empty()).ok()
+    });
+    let newer = launch("sleep", &["2002"]);
+    let _newer = answered(service.client().launch_patiently(&newer));
+    drop(writer);
+    spool.wait_until_done(&agent);
+    assert!(runs(&host, "2002"));
+    assert_eq!(service.audit().of_lines(spool.dir(), "superseded").len(), 1);
 }

@@ -109,9 +109,6 @@ impl Lines {
         if take.is_over() {
             self.takes.remove(&id.take);
         }
-        if self.takes.is_empty() {
-            self.newest.clear();
-        }
     }
 }
 
@@ -186,7 +183,9 @@ impl Service {
 
     /// A request was allowed: lines that wait to be tried again for the same name are older, and the name is not theirs.
     pub(crate) fn supersede_lines(&mut self, name: &str, arrival: Arrival) {
-        if self.lines.waiting() == 0 {
+        // A taker may have some that nobody here knows of yet.
+        if self.lines.waiting() == 0 && !self.spools.looking() {
+            self.lines.newest.clear();
             return;
         }
         // A name that is forgotten may get an older line's launch; remembering all would take memory without end.
