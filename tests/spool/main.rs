@@ -25,7 +25,7 @@ mod triggers;
 
 use portcullis_tests::{Agent, Audit, Host, Service, Spool, holds, until};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What most of these tests launch, by lines and by datagrams.
@@ -133,6 +133,14 @@ fn is_taken_at_once(spool: &Spool) {
     let begin = Instant::now();
     holds("they are taken", || spool.content().is_empty());
     assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+/// The threads that take lines, be it that they wait or that they have not ended yet: their directories under `/proc`.
+fn takers(service: &Service) -> Vec<PathBuf> {
+    let tasks = std::fs::read_dir(service.launcher().file("task")).unwrap();
+    let tasks = tasks.flatten().map(|task| task.path());
+    let name = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    tasks.filter(|task| name(task).trim() == "taker").collect()
 }
 
 /// How many lines came with each take from that spool.

@@ -2,8 +2,8 @@
 //! newer one, who gets what of the rate, a file that cannot be emptied, a launcher that has no descriptor left.
 
 use crate::{
-    NAP, SLEEP, complained, is_taken_at_once, launched, launched_or_found, line, takes, with_spool,
-    with_spools,
+    NAP, SLEEP, complained, is_taken_at_once, launched, launched_or_found, line, takers, takes,
+    with_spool, with_spools,
 };
 use portcullis_tests::{Audit, Host, Service, Spool, holds, launch, launched as answered, until};
 use portcullis_wire::{Body, Reply};
@@ -252,14 +252,6 @@ fn a_spool_that_left_the_policy_and_came_back_while_its_lock_was_held_is_watched
     }
 }
 
-/// Whether a taker is there, be it that it waits or that it has not ended yet.
-fn has_a_taker(service: &Service) -> bool {
-    let tasks = format!("/proc/{}/task", service.launcher().pid);
-    let tasks = fs::read_dir(tasks).unwrap().flatten();
-    let mut names = tasks.flat_map(|task| fs::read_to_string(task.path().join("comm")));
-    names.any(|name| name.trim() == "taker")
-}
-
 #[test]
 fn a_spool_that_left_the_policy_while_its_lock_was_held_is_left_alone() {
     let host = Host::new();
@@ -273,7 +265,7 @@ fn a_spool_that_left_the_policy_while_its_lock_was_held_is_left_alone() {
     agent.write_policy(&without.replace("spool = true\n", ""));
     service.reload();
     drop(lock);
-    holds("nobody is there to take", || !has_a_taker(&service));
+    holds("nobody is there to take", || takers(&service).is_empty());
     assert_eq!(spool.content(), "'' 1001\n");
 }
 

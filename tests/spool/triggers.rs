@@ -1,6 +1,6 @@
 //! When lines are taken: a trigger that is lost costs nothing.
 
-use crate::{is_taken_at_once, launched, line, with_spool};
+use crate::{is_taken_at_once, launched, line, takers, with_spool};
 use portcullis_tests::{Agent, Host, LONG, Service, Spool, holds};
 use rustix::process::Signal;
 use std::fs::{self, File, FileTimes};
@@ -216,11 +216,7 @@ fn ten_thousand_triggers_keep_nobody_waiting() {
 
 /// How often the thread that takes lines has gone to sleep.
 fn sleeps(service: &Service) -> String {
-    let tasks = fs::read_dir(format!("/proc/{}/task", service.launcher().pid)).unwrap();
-    let read = |task: &fs::DirEntry, name| fs::read_to_string(task.path().join(name)).unwrap();
-    let mut tasks = tasks.map(Result::unwrap);
-    let taker = tasks.find(|task| read(task, "comm").trim() == "taker");
-    let status = read(&taker.unwrap(), "status");
+    let status = fs::read_to_string(takers(service)[0].join("status")).unwrap();
     let mut lines = status.lines();
     let sleeps = lines.find(|line| line.starts_with("voluntary_ctxt_switches"));
     sleeps.unwrap().to_owned()
