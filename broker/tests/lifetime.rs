@@ -69,35 +69,9 @@ fn draining_loses_no_request_that_was_sent() {
     }
 }
 
-/// Neither those who wait for what they had handled wait on, nor those whose datagrams are still to be handled. One time of
-/// three is enough: the machine may have something else to do.
+/// Neither those who wait for what they had handled wait on, nor those whose datagrams are still to be handled.
 #[test]
 fn draining_under_a_flood_does_not_wait_for_the_agents_share_of_work() {
-    let mut seen = vec![];
-    while !seen.last().is_some_and(Drained::at_once) {
-        assert!(seen.len() < 3, "{seen:?}");
-        seen.push(drain_a_flood());
-    }
-}
-
-/// How long a drain took, and how long two others would have to wait.
-#[derive(Debug)]
-struct Drained {
-    taken: Duration,
-    /// Those who wait at any moment.
-    waiting: Duration,
-    /// The time that all that was sent is worth.
-    all: Duration,
-}
-
-impl Drained {
-    fn at_once(&self) -> bool {
-        self.all > self.waiting && self.taken < self.waiting / 2
-    }
-}
-
-/// Sends a broker more than its agent's share of work, has it drain, and sees that each datagram is answered.
-fn drain_a_flood() -> Drained {
     let mut broker = Broker::start();
     let datagram = large();
     let pieces = 1 + datagram.len() / 2048;
@@ -117,18 +91,17 @@ fn drain_a_flood() -> Drained {
             sent += 1;
         }
     }
+    // The time that what was sent is worth, and the time that those who wait at any moment have to wait for.
     let owed = (20_000 + sent * pieces).saturating_sub(earned(start.elapsed()));
+    let (all, waiting) = (time(owed), time(clients.len() * pieces));
+    assert!(all > waiting, "{all:?} {waiting:?}");
     let told = Instant::now();
     broker.tell(Directive::Drain);
     assert!(broker.ended().success(), "{}", broker.log());
     let taken = told.elapsed();
+    assert!(taken < waiting / 2, "{taken:?} of {waiting:?} of {all:?}");
     let replies = |client: &Client| std::iter::from_fn(|| client.reply()).count();
     assert_eq!(clients.iter().map(replies).sum::<usize>(), sent);
-    Drained {
-        taken,
-        waiting: time(clients.len() * pieces),
-        all: time(owed),
-    }
 }
 
 /// How long so many pieces of work take in the long run.
@@ -228,7 +201,7 @@ fn the_end_of_the_launcher_ends_one_that_drains_too() {
     let start = Instant::now();
     broker.ended();
     // A client that does not read is waited for ten seconds.
-    assert!(start.elapsed() < Duration::from_secs(9));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn no_answer_at_the_deadline_is_125() {
     let output = peer.client(&["run", "--timeout", "1", "sh"]);
     assert_eq!(code(&output), 125);
     assert!(err(&output).contains("no answer"), "{}", err(&output));
-    assert!(begin.elapsed().as_secs() < 60);
+    assert!(begin.elapsed().as_secs() < 5);
 }
 
 #[test]

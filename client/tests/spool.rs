@@ -449,7 +449,7 @@ fn what_is_no_regular_file_in_the_place_of_one_is_refused_and_never_waited_for()
             let client = spool.command(&[], &["a"]);
             let mut command = Command::new("timeout");
             command
-                .arg("60")
+                .arg("5")
                 .arg(client.get_program())
                 .args(client.get_args());
             let path = spool.file(name);

@@ -174,10 +174,10 @@ proptest! {
 
 #[test]
 fn a_long_input_costs_in_proportion() {
-    // No backtracking: four megabytes that fail at their end are read a few times, not a few times a few times.
-    let input = format!("{}!", "a".repeat(1 << 22));
+    // No backtracking: a megabyte that fails at its end is read a few times, not a few times a few times.
+    let input = format!("{}!", "a".repeat(1 << 20));
     let begin = std::time::Instant::now();
     assert!(!matches("{:word}!x{:word}!x", &input));
-    assert!(begin.elapsed() < std::time::Duration::from_secs(20));
-    assert_eq!(Kind::Word.run(&input), Some(1 << 22));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(2));
+    assert_eq!(Kind::Word.run(&input), Some(1 << 20));
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
 
@@ -184,7 +184,7 @@ fn lines_are_launched_through_every_death_of_the_launcher() {
     assert!(starts(&machine).values().all(|count| *count == 1));
 }
 
-/// systemd gives up on a path unit that triggers 200 times in 2 s; a shell writes so often within milliseconds.
+/// systemd gives up on a path unit that triggers 200 times in 2 s.
 #[test]
 fn bursts_of_200_triggers_leave_the_path_unit_watching_and_lose_no_line() {
     const LINES: usize = 10;
@@ -195,12 +195,16 @@ fn bursts_of_200_triggers_leave_the_path_unit_watching_and_lose_no_line() {
         if state == "stopped" {
             machine.must("systemctl stop portcullis@demo.service");
         }
-        agent.must(&format!(
-            "cd /var/lib/portcullis/spool/side && for n in $(seq {LINES}); do
-                 portcullis run side {state}-$n 2>/dev/null || exit 1
-                 for t in $(seq 200); do echo now >processes-timestamp; done
-             done"
-        ));
+        let mut quickest = Duration::MAX;
+        for n in 1..=LINES {
+            let begin = Instant::now();
+            agent.must(&format!(
+                "cd /var/lib/portcullis/spool/side && portcullis run side {state}-{n} 2>/dev/null &&
+                 for t in $(seq 200); do echo now >processes-timestamp; done"
+            ));
+            quickest = quickest.min(begin.elapsed());
+        }
+        assert!(quickest < Duration::from_secs(2), "200 in 2 s");
         wanted.extend((1..=LINES).map(|n| format!("{state}-{n}")));
         for token in &wanted {
             is_started(&machine, token);

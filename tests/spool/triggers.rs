@@ -35,13 +35,19 @@ fn lines_of_no_trigger_at_all_are_found_at_the_start() {
 fn a_line_is_launched_when_the_timestamp_is_written() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
-    let agent = with_spool(&host, &spool);
-    let service = started(&agent, &spool);
+    each_is_a_trigger(&host, &spool, || spool.touch());
+}
+
+/// Three lines that nobody is told of, each launched at once when that is done.
+#[track_caller]
+fn each_is_a_trigger(host: &Host, spool: &Spool, mut trigger: impl FnMut()) {
+    let agent = with_spool(host, spool);
+    let service = started(&agent, spool);
     for seconds in 1001..1004 {
         spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
-        spool.touch();
-        is_taken_at_once(&spool);
-        launched(&service, &spool, &format!("sleep-{seconds}"));
+        trigger();
+        is_taken_at_once(spool);
+        launched(&service, spool, &format!("sleep-{seconds}"));
     }
     spool.wait_until_done(&agent);
 }
@@ -97,33 +103,23 @@ fn a_line_without_a_trigger_is_launched_at_once_or_within_a_minute_or_so() {
 fn a_clock_that_is_set_back_keeps_no_line_waiting() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
-    let agent = with_spool(&host, &spool);
-    let service = started(&agent, &spool);
-    for (seconds, hours) in [(1001, 24), (1002, 48), (1003, 1)] {
-        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
-        let past = SystemTime::now() - Duration::from_secs(3600 * hours);
+    let mut hours = [24, 48, 1].into_iter();
+    each_is_a_trigger(&host, &spool, || {
+        let past = SystemTime::now() - Duration::from_secs(3600 * hours.next().unwrap());
         let timestamp = File::create(spool.timestamp()).unwrap();
         timestamp.set_modified(past).unwrap();
-        drop(timestamp);
-        is_taken_at_once(&spool);
-        launched(&service, &spool, &format!("sleep-{seconds}"));
-    }
+    });
 }
 
 #[test]
 fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
-    let agent = with_spool(&host, &spool);
-    let service = started(&agent, &spool);
-    for seconds in 1001..1004 {
-        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
+    each_is_a_trigger(&host, &spool, || {
         let new = spool.dir().join("new");
         fs::write(&new, "").unwrap();
         fs::rename(new, spool.timestamp()).unwrap();
-        is_taken_at_once(&spool);
-        launched(&service, &spool, &format!("sleep-{seconds}"));
-    }
+    });
 }
 
 /// By utime(2), which does not write.
@@ -131,18 +127,13 @@ fn a_timestamp_that_is_renamed_into_place_is_a_trigger_too() {
 fn a_timestamp_that_gets_another_time_is_a_trigger_too() {
     let host = Host::new();
     let spool = Spool::new(&host, "sleep");
-    let agent = with_spool(&host, &spool);
-    let service = started(&agent, &spool);
     spool.touch();
-    for seconds in 1001..1004 {
-        spool.append_unseen(format!("{}\n", line(seconds)).as_bytes());
+    each_is_a_trigger(&host, &spool, || {
         let timestamp = File::open(spool.timestamp()).unwrap();
         let (times, now) = (FileTimes::new(), SystemTime::now());
         let times = times.set_accessed(now).set_modified(now);
         timestamp.set_times(times).unwrap();
-        is_taken_at_once(&spool);
-        launched(&service, &spool, &format!("sleep-{seconds}"));
-    }
+    });
 }
 
 /// The directory may be made after the service was started, and be made anew while it runs.
@@ -197,18 +188,14 @@ fn ten_thousand_triggers_keep_nobody_waiting() {
     let agent = with_spool(&host, &spool);
     let service = agent.start();
     assert!(service.client().is_served());
-    let mut waits = vec![];
     for round in 0..10_000 {
         spool.touch();
         if round % 100 == 0 {
             let begin = Instant::now();
             assert!(service.operator().is_served());
-            waits.push(begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(1), "round {round}");
         }
     }
-    // What else the machine does may hold up a few.
-    waits.sort_unstable();
-    assert!(waits[89] < Duration::from_secs(1), "{waits:?}");
     spool.write(&line(1001));
     launched(&service, &spool, "sleep-1001");
     assert_eq!(service.audit().errors_of(spool.dir()), Vec::<String>::new());
