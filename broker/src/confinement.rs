@@ -1,36 +1,22 @@
 //! The sandbox: what this process gives up before it reads the first byte of an agent, and the proof that it has.
 //!
-//! Five layers, each of which can be had or not: another user, no capabilities, no new privileges, Landlock, seccomp. A
-//! layer that cannot be had ends the broker, unless the operator has named it as optional. Must run in a process with one
+//! Six layers, each of which can be had or not: namespaces with an empty root, another user, no capabilities, no new
+//! privileges, Landlock, seccomp. A layer that cannot be had ends the broker, unless the operator has named it as optional. Must run in a process with one
 //! thread: what the kernel keeps per thread is then true of the whole.
 
 pub mod capabilities;
 pub mod landlock;
+pub mod namespaces;
 pub mod seccomp;
 pub mod user;
 
 use crate::options::Requirements;
+use portcullis_wire::{Layer, limits};
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit,
 };
-use std::fmt;
-
-/// A layer of the sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    /// Another user than root, with no supplementary groups, and no way back.
-    User,
-    /// No capabilities in any set.
-    Capabilities,
-    /// The no-new-privileges flag.
-    NoNewPrivileges,
-    /// No access to files, ports, abstract sockets and foreign processes, as far as the kernel's Landlock goes.
-    Landlock,
-    /// The system-call filter.
-    Seccomp,
-}
 
 /// Why a layer cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +95,10 @@ pub struct InForce {
 }
 
 /// The most descriptors: the connections, and room for the few others.
-const DESCRIPTORS: u64 = crate::server::CONNECTIONS_AT_MOST as u64 + 24;
+const DESCRIPTORS: u64 = limits::CONNECTIONS_AT_MOST as u64 + 24;
+
+/// The most address space, in bytes. Serving takes a few MiB, and a policy of the largest size some thirty more.
+const MEMORY: u64 = 256 * 1024 * 1024;
 
 impl Confinement {
     /// Gives up everything but what the event loop needs to be set up. `parent` is the launcher, as it was at the start.
@@ -130,6 +119,7 @@ impl Confinement {
             optional: wanted.optional.clone(),
             in_force: InForce::default(),
         };
+        this.settle(Layer::Namespaces, namespaces::enter())?;
         // The bounding set can be emptied only with CAP_SETPCAP, which goes with the user.
         let unbounded = capabilities::empty_bounding_set();
         this.settle(Layer::User, user::become_user(wanted.uid, wanted.gid))?;
@@ -198,11 +188,15 @@ fn no_new_privileges() -> Result<(), LayerError> {
     }
 }
 
-/// No process, no core file, few descriptors. RLIMIT_FSIZE stays: the log on descriptor 2 may be a file.
+/// No process, no file, no core file, no locked memory, no message queue, few descriptors, little memory.
 fn limit_resources() -> Result<(), ConfinementError> {
     for (step_name, resource, most) in [
         ("limit the processes", Resource::Nproc, 0),
         ("limit the core file", Resource::Core, 0),
+        ("limit the size of files", Resource::Fsize, 0),
+        ("limit locked memory", Resource::Memlock, 0),
+        ("limit message queues", Resource::Msgqueue, 0),
+        ("limit the address space", Resource::As, MEMORY),
         ("limit the descriptors", Resource::Nofile, DESCRIPTORS),
     ] {
         step(
@@ -224,39 +218,4 @@ fn step(step: &'static str, result: Result<(), Errno>) -> Result<(), Confinement
         step,
         error: errno.into(),
     })
-}
-
-impl Layer {
-    /// Every layer, in the order in which they are closed.
-    pub const ALL: [Self; 5] = [
-        Self::User,
-        Self::Capabilities,
-        Self::NoNewPrivileges,
-        Self::Landlock,
-        Self::Seccomp,
-    ];
-
-    /// Its name, in the configuration, in the log and in the answer to a ping.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Capabilities => "capabilities",
-            Self::NoNewPrivileges => "no-new-privileges",
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
-        }
-    }
-
-    /// The layer of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|layer| layer.name() == name)
-    }
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }

@@ -4,7 +4,7 @@
 //! gives way to the others after every few datagrams.
 
 use crate::denials::Asker;
-use crate::judgement::{self, Envelope, Verdict};
+use crate::judgement::{self, Verdict};
 use crate::link::LinkError;
 use crate::service::Service;
 use crate::socket::{self, Received};
@@ -25,6 +25,9 @@ const TURN: usize = 32;
 /// In bytes.
 const PIECE: usize = 2048;
 
+/// So many receives of one connection may be interrupted, and one more for each thousand.
+const INTERRUPTED: u32 = 3;
+
 /// How long a reply waits for a client that does not read.
 const UNREAD: Duration = Duration::from_secs(10);
 
@@ -37,14 +40,20 @@ const LAUNCHER_BUSY: u32 = 250;
 /// One client.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its socket.
+    /// Its number, by which the launcher knows it.
+    pub number: u64,
+    /// A copy of its socket; the launcher has the other one.
     pub socket: AsyncFd<OwnedFd>,
+    /// The kernel lets its client attach no descriptors.
+    pub guarded: bool,
     /// The process that connected, as the kernel noted it then. One that it hands the socket to counts as the same.
     pub peer: Peer,
     /// The same, for the record.
     pub asker: Asker,
     /// Why it may not use the socket, if it may not.
     pub refused: Option<Denial>,
+    /// How many datagrams were received, and how many of those receives were interrupted because they took long.
+    pub received: Cell<(u32, u32)>,
     /// When it was last heard.
     pub heard: Cell<Instant>,
     /// Nothing more is let in.
@@ -58,9 +67,26 @@ enum Step {
     Nothing,
     Handled,
     Reply(Vec<u8>),
-    /// The reply, and then the end.
-    LastReply(Vec<u8>),
     End,
+}
+
+/// What one look at the socket came to, and what it cost.
+struct Look {
+    step: Step,
+    /// How long the datagram was, in bytes.
+    length: usize,
+    /// Nothing more is looked at on this connection.
+    last: bool,
+}
+
+impl From<Step> for Look {
+    fn from(step: Step) -> Self {
+        Self {
+            step,
+            length: 0,
+            last: false,
+        }
+    }
 }
 
 impl Connection {
@@ -69,10 +95,10 @@ impl Connection {
         while let Ok(mut ready) = self.socket.readable().await {
             let mut left = TURN;
             while left > 0 {
-                let (step, length) = self.step(service);
-                let pieces = 1 + length / PIECE;
+                let look = self.look(service);
+                let pieces = 1 + look.length / PIECE;
                 left = left.saturating_sub(pieces);
-                match step {
+                match look.step {
                     Step::Handled => {}
                     Step::Nothing => {
                         ready.clear_ready();
@@ -83,11 +109,14 @@ impl Connection {
                             return;
                         }
                     }
-                    Step::LastReply(bytes) => {
-                        let _ = self.reply(&bytes).await;
-                        return socket::discard(self.socket.as_fd());
-                    }
                     Step::End => return,
+                }
+                if look.last {
+                    // What else it has sent is read only where reading it cannot block.
+                    if self.guarded {
+                        socket::discard(self.socket.as_fd(), true);
+                    }
+                    return;
                 }
                 // Once it is answered: whoever asks now and then never waits for it.
                 self.pause(service.charge(pieces)).await;
@@ -98,40 +127,51 @@ impl Connection {
 
     /// Waits for so long, or until nothing more is let in: what has arrived by then is bounded, and nobody waits for the end
     /// longer than it takes. It has been charged all the same, so those who stay wait for it.
-    async fn pause(&self, wait: Duration) {
+    pub async fn pause(&self, wait: Duration) {
         if !wait.is_zero() && !self.ending.get() {
             let _ = timeout(wait, self.ended.notified()).await;
         }
     }
 
-    /// Takes one datagram, and says how long it was. Waits for nothing.
-    fn step(&self, service: &Service) -> (Step, usize) {
+    /// Takes one datagram. Waits for nothing.
+    fn look(&self, service: &Service) -> Look {
         let mut buffer = service.buffer.borrow_mut();
-        let (length, cut, attached) = match socket::receive(self.socket.as_fd(), &mut buffer) {
-            Received::Nothing => return (Step::Nothing, 0),
-            Received::End => return (Step::End, 0),
-            Received::Empty => {
-                let last = match self.answer(service, judgement::empty(), &[]) {
-                    Step::Reply(bytes) => Step::LastReply(bytes),
-                    other => other,
-                };
-                return (last, 0);
-            }
-            Received::Datagram {
-                length,
-                cut,
-                attached,
-            } => (length, cut, attached),
+        // One that is refused gets one answer. Where its datagrams could block, none of them is taken for that: whoever is
+        // nobody's client holds up nobody.
+        let untaken = !self.guarded && self.refused.is_some();
+        let (received, blocked) = if untaken {
+            (socket::peek(self.socket.as_fd(), &mut buffer), false)
+        } else {
+            socket::receive(self.socket.as_fd(), &mut buffer, self.guarded)
         };
-        self.heard.set(Instant::now());
-        let datagram = buffer.get(..length).unwrap_or_default();
-        let envelope = Envelope { cut, attached };
-        let verdict =
-            service
-                .judge
-                .borrow_mut()
-                .judge(datagram, envelope, &self.peer, self.refused.as_ref());
-        (self.answer(service, verdict, datagram), length)
+        let (verdict, datagram) = match received {
+            Received::Nothing => return Step::Nothing.into(),
+            Received::End => return Step::End.into(),
+            Received::Empty => (judgement::empty(), &[][..]),
+            Received::Datagram(length) => {
+                self.heard.set(Instant::now());
+                let datagram = buffer.get(..length).unwrap_or_default();
+                let mut judge = service.judge.borrow_mut();
+                let verdict = judge.judge(datagram, &self.peer, self.refused.as_ref());
+                (verdict, datagram)
+            }
+        };
+        Look {
+            step: self.answer(service, verdict, datagram),
+            length: datagram.len(),
+            last: self.refused.is_some() || self.blocks(blocked) || received == Received::Empty,
+        }
+    }
+
+    /// Whether its datagrams block whoever receives them. A receive may take long on a busy machine, too, but not often.
+    fn blocks(&self, this_one: bool) -> bool {
+        let (received, interrupted) = self.received.get();
+        let now = (
+            received.saturating_add(1),
+            interrupted.saturating_add(u32::from(this_one)),
+        );
+        self.received.set(now);
+        this_one && now.1 > INTERRUPTED + now.0 / 1000
     }
 
     fn answer(&self, service: &Service, verdict: Verdict, datagram: &[u8]) -> Step {
@@ -142,7 +182,7 @@ impl Connection {
                 response
             }
             Verdict::Forward(id) => {
-                match service.forward(datagram, socket::monotonic_micros(), self) {
+                match service.forward(datagram, socket::monotonic_micros(), self.number) {
                     Ok(()) => return Step::Handled,
                     Err(LinkError::Gone) => return Step::End,
                     Err(LinkError::Full) => Response {

@@ -1,8 +1,7 @@
 //! The descriptors that the launcher hands over, and the check that they are what they should be.
 //!
-//! 0 and 1 are of no use, 2 is the log, 3 the listener, 4 the link, 5 the policy. An agent that has files alone has no
-//! listener: 3 is of no use then. Any further one would be a leak out of the privileged half into this one: it is closed
-//! before anything else is done.
+//! 0 and 1 are of no use, 2 is the log, 3 the link, 4 the policy. Any further one would be a leak out of the privileged
+//! half into this one: it is closed before anything else is done.
 
 use portcullis_policy::Policy;
 use portcullis_wire::{AgentName, PolicyBundle, codec};
@@ -17,8 +16,6 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// What was handed over.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// The agent's listening socket, non-blocking, where it has one.
-    pub listener: Option<OwnedFd>,
     /// The socket to the launcher, non-blocking.
     pub link: OwnedFd,
     /// The compiled policy; nothing when there is none; a text when the launcher's policy does not compile here.
@@ -28,7 +25,7 @@ pub struct Inheritance {
 /// A descriptor is not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritanceError {
-    /// One of the three is of another kind, or is missing.
+    /// One of the two is of another kind, or is missing.
     #[error(
         "descriptor {fd} is not {what}: {why}; this program is started by portcullis-launcher, not by hand"
     )]
@@ -44,30 +41,23 @@ pub enum InheritanceError {
     #[error("close_range: {0}; Linux 5.9 or later is needed")]
     Surplus(#[source] std::io::Error),
     /// The policy is not for this agent.
-    #[error("descriptor 5 holds the policy of the agent {0:?}")]
+    #[error("descriptor 4 holds the policy of the agent {0:?}")]
     OtherAgent(String),
 }
 
-const LISTENER: RawFd = 3;
-const LINK: RawFd = 4;
-const POLICY: RawFd = 5;
+/// The link's descriptor. The system-call filter names it.
+pub const LINK: RawFd = 3;
+const POLICY: RawFd = 4;
 
 impl Inheritance {
-    /// Takes the descriptors over and reads the policy. `listens`: the listener is one; else it is closed.
+    /// Takes the descriptors over and reads the policy.
     ///
     /// # Errors
     /// [`InheritanceError`].
-    pub fn take(agent: &str, listens: bool) -> Result<Self, InheritanceError> {
-        let [listener, link, policy] = take_over()?;
+    pub fn take(agent: &str) -> Result<Self, InheritanceError> {
+        let [link, policy] = take_over()?;
         let kind = |fd, what| move |why: String| InheritanceError::Kind { fd, what, why };
-        let listener = listens.then_some(listener);
-        if let Some(listener) = &listener {
-            check_socket(listener.as_fd(), true).map_err(kind(
-                LISTENER,
-                "a listening SOCK_SEQPACKET socket of the Unix family",
-            ))?;
-        }
-        check_socket(link.as_fd(), false).map_err(kind(
+        check_link(link.as_fd()).map_err(kind(
             LINK,
             "a connected SOCK_SEQPACKET socket of the Unix family",
         ))?;
@@ -77,23 +67,22 @@ impl Inheritance {
             return Err(InheritanceError::OtherAgent(bundle.agent));
         }
         Ok(Self {
-            listener,
             link,
             policy: compile(&bundle),
         })
     }
 }
 
-/// The three, once it is known that they are open and that nothing else is.
-fn take_over() -> Result<[OwnedFd; 3], InheritanceError> {
+/// Both, once it is known that they are open and that nothing else is.
+fn take_over() -> Result<[OwnedFd; 2], InheritanceError> {
     close_surplus().map_err(InheritanceError::Surplus)?;
-    for fd in [LISTENER, LINK, POLICY] {
+    for fd in [LINK, POLICY] {
         if !is_open(fd) {
             let (what, why) = ("there", "it is not open".to_owned());
             return Err(InheritanceError::Kind { fd, what, why });
         }
     }
-    Ok([own(LISTENER), own(LINK), own(POLICY)])
+    Ok([own(LINK), own(POLICY)])
 }
 
 #[allow(unsafe_code)]
@@ -115,12 +104,12 @@ fn is_open(fd: RawFd) -> bool {
 
 #[allow(unsafe_code)]
 fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: called once for each of 3, 4 and 5, which were just seen to be open and which nothing else in this process owns:
+    // SAFETY: called once for each of 3 and 4, which were just seen to be open and which nothing else in this process owns:
     // they came through exec, and the program has opened nothing yet that it still holds.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-fn check_socket(fd: BorrowedFd<'_>, listening: bool) -> Result<(), String> {
+fn check_link(fd: BorrowedFd<'_>) -> Result<(), String> {
     let text = |errno: Errno| errno.to_string();
     if socket_domain(fd).map_err(text)? != AddressFamily::UNIX {
         return Err("it is of another family".to_owned());
@@ -128,16 +117,10 @@ fn check_socket(fd: BorrowedFd<'_>, listening: bool) -> Result<(), String> {
     if socket_type(fd).map_err(text)? != SocketType::SEQPACKET {
         return Err("it is of another type".to_owned());
     }
-    if socket_acceptconn(fd).map_err(text)? != listening {
-        return Err(if listening {
-            "it does not listen"
-        } else {
-            "it listens"
-        }
-        .to_owned());
+    if socket_acceptconn(fd).map_err(text)? {
+        return Err("it listens".to_owned());
     }
     fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(text)?;
-    // systemd passes blocking sockets, and one accept that blocks would stop everything.
     ioctl_fionbio(fd, true).map_err(text)
 }
 

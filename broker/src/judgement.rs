@@ -34,15 +34,6 @@ pub enum Verdict {
     Forward(u64),
 }
 
-/// How a datagram came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// It was longer than any may be, and the rest is gone.
-    pub cut: bool,
-    /// It had descriptors attached.
-    pub attached: bool,
-}
-
 impl Judge {
     /// A judge. Without a policy it lets nothing be launched.
     #[must_use]
@@ -76,14 +67,8 @@ impl Judge {
     }
 
     /// Judges one datagram of a peer, whose `admission` has been asked.
-    pub fn judge(
-        &mut self,
-        datagram: &[u8],
-        envelope: Envelope,
-        peer: &Peer,
-        admission: Option<&Denial>,
-    ) -> Verdict {
-        if envelope.cut || datagram.len() > limits::DATAGRAM {
+    pub fn judge(&mut self, datagram: &[u8], peer: &Peer, admission: Option<&Denial>) -> Verdict {
+        if datagram.len() > limits::DATAGRAM {
             let message = format!("the datagram is longer than {} bytes", limits::DATAGRAM);
             return refuse(0, Reason::TooLarge, message);
         }
@@ -91,7 +76,7 @@ impl Judge {
             Ok(request) => request,
             Err(error) => return misunderstood(error),
         };
-        let mut verdict = self.answer(&request, envelope, peer, admission);
+        let mut verdict = self.answer(&request, peer, admission);
         if let (Verdict::Refuse(_, refusal), Body::Launch(launch)) = (&mut verdict, &request.body) {
             refusal.launch = Some(denied(launch));
         }
@@ -150,20 +135,10 @@ impl Judge {
         })
     }
 
-    fn answer(
-        &mut self,
-        request: &Request,
-        envelope: Envelope,
-        peer: &Peer,
-        admission: Option<&Denial>,
-    ) -> Verdict {
+    fn answer(&mut self, request: &Request, peer: &Peer, admission: Option<&Denial>) -> Verdict {
         let id = request.id;
         if let Some(denial) = admission {
             return deny(id, denial);
-        }
-        if envelope.attached && !takes_descriptors(&request.body) {
-            let message = "the request came with descriptors that were not asked for".to_owned();
-            return refuse(id, Reason::Malformed, message);
         }
         match &request.body {
             Body::Ping => Verdict::Answer(Response {
@@ -225,15 +200,6 @@ impl Judge {
                 })
             }
         }
-    }
-}
-
-/// Whether a request of that kind may bring descriptors. None is served that does, and its answer says so.
-fn takes_descriptors(body: &Body) -> bool {
-    match body {
-        Body::Launch(launch) => launch.attach == Attach::Streams,
-        Body::Signal { .. } | Body::Stop { .. } | Body::Logs { .. } | Body::Wait { .. } => true,
-        Body::Ping | Body::List { .. } | Body::Metrics => false,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The unprivileged half of Portcullis: it reads what agents send.
 //!
 //! One process per agent, one thread, one direction: datagram → request → decision → a denial, or an order to the
-//! launcher. It trusts its launcher and the policy that it was handed, and nothing that comes from a client. It must never
-//! open a file, make a socket, start a process or hold a privilege: [`confinement`] sees to that before the first byte of
-//! an agent is read.
+//! launcher. It trusts its launcher, which accepts the connections, and the policy that it was handed, and nothing that
+//! comes from a client. It must never open a file, make a socket, start a process or hold a privilege: [`confinement`]
+//! sees to that before the first byte of an agent is read.
 
+pub mod alarm;
 pub mod bucket;
 pub mod confinement;
 pub mod connection;
@@ -24,6 +25,7 @@ use link::Link;
 use options::Options;
 use portcullis_wire::Pong;
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 /// Why a broker does not serve.
@@ -64,14 +66,17 @@ pub fn run() -> ExitCode {
 
 fn serve(options: &Options) -> Result<(), BrokerError> {
     let parent = rustix::process::getppid();
-    let inherited = Inheritance::take(options.agent.as_str(), options.listens)?;
+    let inherited = Inheritance::take(options.agent.as_str())?;
     let peer_identification = socket::peer_identification(&inherited.link);
+    alarm::install().map_err(BrokerError::Runtime)?;
     let confinement = Confinement::enter(&options.confinement, parent)?;
     // The runtime makes its descriptors now, and what is set up at first use is used once: nothing of that is possible later.
+    // Nor is closing them: they end with the process.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
+        .map(ManuallyDrop::new)
         .map_err(BrokerError::Runtime)?;
     let _ = socket::monotonic_micros();
     let in_force = confinement.close()?;
@@ -99,9 +104,9 @@ fn serve(options: &Options) -> Result<(), BrokerError> {
         },
         policy,
     );
-    let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
-        let link = Link::new(inherited.link)?;
-        server::serve(inherited.listener, link, judge).await
+    let ended: std::io::Result<()> = tokio::task::LocalSet::new().block_on(&runtime, async {
+        server::serve(Link::new(inherited.link)?, judge).await;
+        Ok(())
     });
     ended.map_err(BrokerError::Runtime)
 }

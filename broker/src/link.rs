@@ -1,16 +1,16 @@
-//! The socket to the launcher: orders out, directives in.
+//! The socket to the launcher: orders out, directives and connections in.
 //!
-//! An order goes as one datagram or not at all. What is said to a client never waits for the launcher; what the launcher
+//! No descriptor goes out over it, and none comes in but the connection of a [`Directive::Connection`]. An order goes as one datagram or not at all. What is said to a client never waits for the launcher; what the launcher
 //! is told about (connections, denials) may.
 
 use crate::socket;
 use portcullis_wire::{Directive, Order, codec, limits};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::{Errno, IoSliceMut};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use std::cell::RefCell;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -20,7 +20,8 @@ const DIRECTIVE: usize = limits::LINE + 16 * 1024;
 /// The broker's end of the link.
 #[derive(Debug)]
 pub struct Link {
-    socket: AsyncFd<OwnedFd>,
+    /// It ends with the process: the system-call filter lets nobody close it.
+    socket: ManuallyDrop<AsyncFd<OwnedFd>>,
     buffer: RefCell<Vec<u8>>,
 }
 
@@ -36,10 +37,10 @@ pub enum LinkError {
 }
 
 /// What the launcher says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Told {
-    /// A directive.
-    Directive(Directive),
+    /// A directive, with the connection's socket where one belongs to it and there was room for it.
+    Directive(Directive, Option<OwnedFd>),
     /// Something that is none. It is not acted upon.
     Nonsense,
     /// It is gone.
@@ -53,37 +54,27 @@ impl Link {
     /// When it cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            socket: socket::watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            socket: ManuallyDrop::new(socket::watch(
+                socket,
+                Interest::READABLE | Interest::WRITABLE,
+            )?),
             buffer: RefCell::new(vec![0; DIRECTIVE]),
         })
     }
 
-    /// Sends an order if that is possible now, with the client's socket where one belongs to it.
+    /// Sends an order if that is possible now.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub fn send(&self, order: &Order<'_>, client: Option<BorrowedFd<'_>>) -> Result<(), LinkError> {
+    pub fn send(&self, order: &Order<'_>) -> Result<(), LinkError> {
         let bytes = codec::encode_unbounded(order).map_err(|_| LinkError::Full)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let clients;
-        if let Some(client) = client {
-            clients = [client];
-            // One descriptor fits: the space is made for it.
-            control.push(SendAncillaryMessage::ScmRights(&clients));
-        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
-            return match sendmsg(
-                self.socket.as_fd(),
-                &[IoSlice::new(&bytes)],
-                &mut control,
-                flags,
-            ) {
+            return match send(self.socket.as_fd(), &bytes, flags) {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(LinkError::Gone),
-                // Also too many descriptors under way, or no memory: the same to whoever asks.
+                // Also no memory: the same to whoever asks.
                 Err(_) => Err(LinkError::Full),
             };
         }
@@ -96,7 +87,7 @@ impl Link {
     pub async fn tell(&self, order: &Order<'_>) -> Result<(), LinkError> {
         loop {
             let mut ready = self.socket.writable().await.map_err(|_| LinkError::Gone)?;
-            match self.send(order, None) {
+            match self.send(order) {
                 Err(LinkError::Full) => ready.clear_ready(),
                 done => return done,
             }
@@ -109,24 +100,36 @@ impl Link {
             let Ok(mut ready) = self.socket.readable().await else {
                 return Told::Gone;
             };
-            let mut buffer = self.buffer.borrow_mut();
-            match rustix::net::recv(
-                self.socket.as_fd(),
-                &mut buffer[..],
-                rustix::net::RecvFlags::DONTWAIT,
-            ) {
-                Ok((0, _)) => return Told::Gone,
-                Ok((length, _)) => {
-                    let directive = buffer.get(..length).map(codec::decode_owned::<Directive>);
-                    return match directive {
-                        Some(Ok(directive)) => Told::Directive(directive),
-                        _ => Told::Nonsense,
-                    };
-                }
+            match self.receive() {
+                Ok(told) => return told,
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => {}
                 Err(_) => return Told::Gone,
             }
         }
+    }
+
+    fn receive(&self) -> Result<Told, Errno> {
+        let mut buffer = self.buffer.borrow_mut();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(
+            self.socket.as_fd(),
+            &mut [IoSliceMut::new(&mut buffer)],
+            &mut control,
+            RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+        )?;
+        if got.bytes == 0 {
+            return Ok(Told::Gone);
+        }
+        let connection = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+            _ => None,
+        });
+        let directive = buffer.get(..got.bytes).map(codec::decode_owned);
+        Ok(match directive {
+            Some(Ok(directive)) => Told::Directive(directive, connection),
+            _ => Told::Nonsense,
+        })
     }
 }

@@ -1,15 +1,12 @@
 //! The command line, as the launcher writes it.
 
-use crate::confinement::Layer;
-use portcullis_wire::{AgentName, BadAgentName};
+use portcullis_wire::{AgentName, BadAgentName, Layer};
 
 /// What the launcher says.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The agent whose socket this is.
     pub agent: AgentName,
-    /// Whether descriptor 3 is the agent's socket; else the agent has none, and its files alone are served.
-    pub listens: bool,
     /// What is asked of the sandbox.
     pub confinement: Requirements,
 }
@@ -36,7 +33,7 @@ pub enum OptionsError {
     Agent(#[from] BadAgentName),
     /// `--optional-layer` names no layer.
     #[error(
-        "--optional-layer {0:?}: the layers are user, capabilities, no-new-privileges, landlock and seccomp"
+        "--optional-layer {0:?}: the layers are namespaces, user, capabilities, no-new-privileges, landlock and seccomp"
     )]
     Layer(String),
     /// One is missing.
@@ -56,13 +53,11 @@ impl Options {
     fn parse(mut words: lexopt::Parser) -> Result<Self, OptionsError> {
         use lexopt::prelude::*;
         let (mut agent, mut uid, mut gid, mut optional) = (None, None, None, Vec::new());
-        let mut listens = true;
         while let Some(word) = words.next()? {
             match word {
                 Long("agent") => agent = Some(AgentName::new(&words.value()?.string()?)?),
                 Long("uid") => uid = Some(words.value()?.parse()?),
                 Long("gid") => gid = Some(words.value()?.parse()?),
-                Long("no-listener") => listens = false,
                 Long("optional-layer") => {
                     let name = words.value()?.string()?;
                     optional.push(Layer::from_name(&name).ok_or(OptionsError::Layer(name))?);
@@ -72,7 +67,6 @@ impl Options {
         }
         Ok(Self {
             agent: agent.ok_or(OptionsError::Missing("--agent"))?,
-            listens,
             confinement: Requirements {
                 uid: uid.ok_or(OptionsError::Missing("--uid"))?,
                 gid: gid.ok_or(OptionsError::Missing("--gid"))?,
@@ -85,7 +79,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::Options;
-    use crate::confinement::Layer;
+    use portcullis_wire::Layer;
 
     fn parse(words: &[&str]) -> Result<Options, String> {
         Options::parse(lexopt::Parser::from_args(words)).map_err(|error| error.to_string())

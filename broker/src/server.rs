@@ -1,9 +1,10 @@
-//! The listener, and the broker's life: ready, serving, draining, gone.
+//! The broker's life: ready, serving, draining, gone; and who of those who connect gets a place.
 //!
-//! All connections are of one agent, so a place that one of its processes takes is missing to another of them and to
-//! nobody else. When all are taken, a newcomer gets the place of the client that has been silent longest; while every
-//! client is busy, the newcomer is told so. Whoever hoards connections thus keeps nobody out, and whoever keeps all of
-//! them busy costs its own agent alone.
+//! The launcher accepts, and hands each connection over; the listener is never here. All connections are of one agent, so a
+//! place that one of its processes takes is missing to another of them and to nobody else. When all are taken, a newcomer
+//! gets the place of one that the policy refuses, or of the client that has been silent longest; while every client is
+//! busy, the newcomer is told so. Whoever hoards connections thus keeps nobody out, and whoever keeps all of them busy
+//! costs its own agent alone.
 
 use crate::connection::Connection;
 use crate::denials::{self, Asker};
@@ -12,27 +13,17 @@ use crate::link::{Link, Told};
 use crate::service::Service;
 use crate::socket;
 use portcullis_policy::Peer;
-use portcullis_wire::{Directive, Order, Reply, Response, codec};
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use portcullis_wire::{Accepted, Directive, Order, Reply, Response, codec, limits};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-
-/// When there are so many connections, a newcomer needs the place of a silent one.
-pub const CONNECTIONS: usize = 256;
-
-/// So many there are at most, with those that are being ended.
-pub const CONNECTIONS_AT_MOST: usize = CONNECTIONS + 32;
 
 /// A client that has sent nothing for so long is left. It notices at once, and connects again when it needs to.
 const SILENT: Duration = Duration::from_secs(300);
@@ -43,45 +34,59 @@ const REPLACEABLE: Duration = Duration::from_secs(1);
 /// When a newcomer without a place may ask again, in milliseconds.
 const FULL: u32 = 1000;
 
-/// How long no connection is accepted after that failed: for want of descriptors or memory, trying at once would spin.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// So many newcomers in a row, then those who are here.
-const TURN: usize = 16;
-
 /// Serves until the launcher is gone or has told to drain. Must run in a `LocalSet`.
-///
-/// # Errors
-/// When the listener cannot be watched.
-pub async fn serve(listener: Option<OwnedFd>, link: Link, judge: Judge) -> io::Result<()> {
-    let listener = listener.map(|listener| socket::watch(listener, Interest::READABLE));
-    let listener = listener.transpose()?;
+pub async fn serve(link: Link, judge: Judge) {
     let ready = judge.ready();
     let service = Rc::new(Service::new(judge, link));
     if service.link.tell(&ready).await.is_err() {
-        return Ok(());
+        return;
     }
-    let accepting = listener.map(|listener| spawn_local(accept(listener, Rc::clone(&service))));
     let shared = Rc::clone(&service);
-    spawn_local(async move { shared.tell_connections().await });
+    spawn_local(async move { shared.tell_changes().await });
     let shared = Rc::clone(&service);
     spawn_local(async move { shared.tell_denials().await });
     let shared = Rc::clone(&service);
     spawn_local(async move {
         loop {
             tokio::time::sleep(SILENT / 4).await;
-            shared.end_silent(SILENT, false);
+            shared.end_silent(SILENT);
         }
     });
+    if !follow(&service).await {
+        return;
+    }
+    service.end_all();
+    let gone = async { while !matches!(service.link.hear().await, Told::Gone) {} };
+    either(service.empty(), gone).await;
+    service.tell_last_denials();
+}
+
+/// Does what the launcher says. Whether it said to drain; else it is gone.
+async fn follow(service: &Rc<Service>) -> bool {
     loop {
-        match service.link.hear().await {
-            Told::Directive(Directive::Drain) => break,
-            Told::Directive(Directive::Line {
-                number,
-                dir,
-                command,
-                text,
-            }) => {
+        let answer = match service.link.hear().await {
+            Told::Directive(Directive::Drain, _) => return true,
+            Told::Directive(Directive::Connection(accepted), Some(socket)) => {
+                welcome(service, accepted, socket);
+                continue;
+            }
+            Told::Directive(Directive::Connection(accepted), None) => {
+                // There was no room for its descriptor.
+                service.closed(accepted.number);
+                continue;
+            }
+            Told::Directive(Directive::Heartbeat(number), _) => {
+                service.link.tell(&Order::Heartbeat(number)).await
+            }
+            Told::Directive(
+                Directive::Line {
+                    number,
+                    dir,
+                    command,
+                    text,
+                },
+                _,
+            ) => {
                 let judged = service.judge.borrow().line(&dir, &command, &text);
                 let order = match judged {
                     Ok(ref datagram) => Order::Line { number, datagram },
@@ -90,75 +95,46 @@ pub async fn serve(listener: Option<OwnedFd>, link: Link, judge: Judge) -> io::R
                         Order::LineDenied { number, denial }
                     }
                 };
-                if service.link.tell(&order).await.is_err() {
-                    return Ok(());
-                }
+                service.link.tell(&order).await
             }
-            Told::Nonsense => {}
-            Told::Gone => return Ok(()),
+            Told::Nonsense => continue,
+            Told::Gone => return false,
+        };
+        if answer.is_err() {
+            return false;
         }
-    }
-    if let Some(accepting) = accepting {
-        accepting.abort();
-        // The task holds the listener: it is closed before the first connection ends.
-        let _ = accepting.await;
-    }
-    service.end_all();
-    let gone = async { while service.link.hear().await != Told::Gone {} };
-    either(service.empty(), gone).await;
-    service.tell_last_denials();
-    Ok(())
-}
-
-async fn accept(listener: AsyncFd<OwnedFd>, service: Rc<Service>) {
-    while let Ok(mut ready) = listener.readable().await {
-        let mut newcomers = 0;
-        for _ in 0..TURN {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match accept_with(listener.as_fd(), flags) {
-                Ok(client) => {
-                    welcome(&service, client);
-                    newcomers += 1;
-                }
-                Err(Errno::AGAIN) => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(_) => {
-                    tokio::time::sleep(PAUSE).await;
-                    break;
-                }
-            }
-        }
-        // Whether they got a place or not. Who comes meanwhile waits to be accepted, and is not lost.
-        let wait = service.charge(newcomers);
-        if newcomers > 0 && !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        tokio::task::yield_now().await;
     }
 }
 
-fn welcome(service: &Rc<Service>, client: OwnedFd) {
-    if !has_place(service) {
-        return turn_away(&client);
-    }
-    // Without credentials there is nobody to answer: the socket is closed.
-    let Some(libc::ucred { pid, uid, gid }) = socket::peer_credentials(client.as_fd()) else {
-        return;
-    };
+fn welcome(service: &Rc<Service>, accepted: Accepted, socket: OwnedFd) {
+    let Accepted {
+        number,
+        pid,
+        uid,
+        gid,
+        guarded,
+    } = accepted;
     let peer = Peer::Process { uid, gid, pid };
     let refused = service.judge.borrow().admission(&peer);
+    // Whether it gets a place or not. It is served once that is paid for, and who comes meanwhile is not lost.
+    let wait = service.charge(1);
+    if !has_place(service, refused.is_some()) {
+        turn_away(&socket, guarded, refused.is_some());
+        drop(socket);
+        return service.closed(number);
+    }
     // Not for writing: else every reply that a client reads would wake this process.
-    let Ok(socket) = socket::watch(client, Interest::READABLE) else {
-        return;
+    let Ok(socket) = socket::watch(socket, Interest::READABLE) else {
+        return service.closed(number);
     };
     let connection = Rc::new(Connection {
+        number,
         socket,
+        guarded,
         peer,
         asker: Asker { uid, gid, pid },
         refused,
+        received: Cell::new((0, 0)),
         heard: Cell::new(Instant::now()),
         ending: Cell::new(false),
         ended: Notify::new(),
@@ -166,18 +142,22 @@ fn welcome(service: &Rc<Service>, client: OwnedFd) {
     let place = service.enter(&connection);
     let service = Rc::clone(service);
     spawn_local(async move {
+        connection.pause(wait).await;
         connection.serve(&service).await;
         drop(place);
+        // The last owner: the copy is closed by now, and the launcher's own is the only one.
+        drop(connection);
+        service.closed(number);
     });
 }
 
-fn has_place(service: &Service) -> bool {
+fn has_place(service: &Service, refused: bool) -> bool {
     let connected = service.connected();
-    connected < CONNECTIONS
-        || connected < CONNECTIONS_AT_MOST && service.end_silent(REPLACEABLE, true) > 0
+    connected < limits::CONNECTIONS
+        || connected < limits::CONNECTIONS_AT_MOST && service.make_room(REPLACEABLE, refused)
 }
 
-fn turn_away(client: &OwnedFd) {
+fn turn_away(client: &OwnedFd, guarded: bool, refused: bool) {
     let busy = Response {
         id: 0,
         reply: Reply::Busy { retry_after: FULL },
@@ -186,7 +166,10 @@ fn turn_away(client: &OwnedFd) {
         // A client that does not take it sees the end of the connection.
         let _ = socket::answer(client.as_fd(), &bytes);
     }
-    socket::discard(client.as_fd());
+    // Of one that is refused nothing is read where that could block.
+    if guarded || !refused {
+        socket::discard(client.as_fd(), guarded);
+    }
 }
 
 /// Waits for whichever of two comes first.

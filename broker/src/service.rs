@@ -38,9 +38,10 @@ pub struct Service {
     /// Where every datagram is read to: as long as the longest, and one byte, so that a longer one is seen to be.
     pub buffer: RefCell<Vec<u8>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
-    opened: Cell<u64>,
     work: RefCell<Bucket>,
     denials: RefCell<Denials>,
+    closed: RefCell<Vec<u64>>,
+    overflowed: Cell<u32>,
     denied: Notify,
     changed: Notify,
     emptied: Notify,
@@ -55,9 +56,10 @@ impl Service {
             link,
             buffer: RefCell::new(vec![0; limits::DATAGRAM + 1]),
             connections: RefCell::default(),
-            opened: Cell::new(0),
             work: RefCell::new(Bucket::new(WORK, Instant::now())),
             denials: RefCell::default(),
+            closed: RefCell::default(),
+            overflowed: Cell::new(0),
             denied: Notify::new(),
             changed: Notify::new(),
             emptied: Notify::new(),
@@ -73,11 +75,10 @@ impl Service {
     /// Counts a connection in. It counts until what is returned is dropped.
     #[must_use]
     pub fn enter(self: &Rc<Self>, connection: &Rc<Connection>) -> Place {
-        let number = self.opened.replace(self.opened.get() + 1);
+        let number = connection.number;
         self.connections
             .borrow_mut()
             .insert(number, Rc::clone(connection));
-        self.changed.notify_one();
         Place {
             service: Rc::clone(self),
             number,
@@ -92,23 +93,31 @@ impl Service {
         self.work.borrow_mut().reserve(tokens, Instant::now())
     }
 
-    /// Ends those connections whose client has been silent for so long, or the one of those that has been silent longest.
-    /// What they have sent is still read. Returns how many.
-    pub fn end_silent(&self, silent: Duration, only_one: bool) -> usize {
+    /// Ends those connections whose client has been silent for so long. What they have sent is still read.
+    pub fn end_silent(&self, silent: Duration) {
+        let now = Instant::now();
+        for connection in self.connections.borrow().values() {
+            if !connection.ending.get() && connection.silent(now) >= silent {
+                connection.end();
+            }
+        }
+    }
+
+    /// Ends a connection so that a newcomer finds a place, if there is one to be ended: one that is refused, else the one
+    /// whose client has been silent longest, if that is for as long as said. A newcomer that is refused itself gets the
+    /// place of a refused one alone.
+    pub fn make_room(&self, silent: Duration, for_refused: bool) -> bool {
         let now = Instant::now();
         let connections = self.connections.borrow();
-        let mut chosen: Vec<_> = connections
-            .values()
-            .filter(|c| !c.ending.get() && now.saturating_duration_since(c.heard.get()) >= silent)
-            .collect();
-        if only_one {
-            chosen.sort_by_key(|connection| connection.heard.get());
-            chosen.truncate(1);
-        }
-        for connection in &chosen {
+        let replaceable = connections.values().filter(|c| {
+            !c.ending.get() && c.silent(now) >= silent && (c.refused.is_some() || !for_refused)
+        });
+        // The refused ones first, then by how long they were silent.
+        let chosen = replaceable.min_by_key(|c| (c.refused.is_none(), c.heard.get()));
+        if let Some(connection) = chosen {
             connection.end();
         }
-        chosen.len()
+        chosen.is_some()
     }
 
     /// Ends all connections. What they have sent is still read and handled.
@@ -118,6 +127,12 @@ impl Service {
         }
     }
 
+    /// The copy of that connection is closed: the launcher can let go of its own.
+    pub fn closed(&self, number: u64) {
+        self.closed.borrow_mut().push(number);
+        self.changed.notify_one();
+    }
+
     /// Waits until there is no connection.
     pub async fn empty(&self) {
         while self.connected() > 0 {
@@ -125,20 +140,26 @@ impl Service {
         }
     }
 
-    /// Hands a request with its client's socket to the launcher, if that is possible now.
+    /// Hands a request to the launcher, if that is possible now.
     ///
     /// # Errors
-    /// [`LinkError`].
+    /// [`LinkError`]. One for which there was no room is counted, and the launcher is told.
     pub fn forward(
         &self,
         datagram: &[u8],
         received: u64,
-        client: &Connection,
+        connection: u64,
     ) -> Result<(), LinkError> {
-        self.link.send(
-            &Order::Forward { received, datagram },
-            Some(client.socket.as_fd()),
-        )
+        let sent = self.link.send(&Order::Forward {
+            connection,
+            received,
+            datagram,
+        });
+        if sent == Err(LinkError::Full) {
+            self.overflowed.set(self.overflowed.get().saturating_add(1));
+            self.changed.notify_one();
+        }
+        sent
     }
 
     /// Counts a denial.
@@ -147,19 +168,17 @@ impl Service {
         self.denied.notify_one();
     }
 
-    /// Tells the launcher whenever there are connections, and whenever there are none. Ends with the launcher.
-    pub async fn tell_connections(&self) {
-        let mut told = 0;
+    /// Tells the launcher which connections were closed, and that the link was full. Ends with the launcher.
+    pub async fn tell_changes(&self) {
         loop {
-            let now = self.connected();
-            if (now > 0) != (told > 0) {
-                let count = u32::try_from(now).unwrap_or(u32::MAX);
-                if self.link.tell(&Order::Connections(count)).await.is_err() {
-                    return;
-                }
-                told = now;
-            } else {
-                self.changed.notified().await;
+            self.changed.notified().await;
+            let closed = self.closed.take();
+            if !closed.is_empty() && self.link.tell(&Order::Closed(closed)).await.is_err() {
+                return;
+            }
+            let full = self.overflowed.take();
+            if full > 0 && self.link.tell(&Order::LinkFull(full)).await.is_err() {
+                return;
             }
         }
     }
@@ -184,7 +203,7 @@ impl Service {
         let counts = self.denials.borrow_mut().take();
         if !counts.is_empty() {
             // A launcher that is busy or gone will not have them: they were answered, and this process ends.
-            let _ = self.link.send(&Order::Denied(counts), None);
+            let _ = self.link.send(&Order::Denied(counts));
         }
     }
 }
@@ -199,7 +218,6 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.service.connections.borrow_mut().remove(&self.number);
-        self.service.changed.notify_one();
         if self.service.connected() == 0 {
             self.service.emptied.notify_one();
         }
@@ -207,6 +225,10 @@ impl Drop for Place {
 }
 
 impl Connection {
+    fn silent(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard.get())
+    }
+
     /// Lets nothing more in. The task that serves it reads what has arrived, handles it without a pause, and ends.
     pub fn end(&self) {
         self.ending.set(true);

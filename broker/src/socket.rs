@@ -1,13 +1,12 @@
 //! Datagrams on sockets that are open: receiving, answering, ending.
 //!
-//! Nothing here waits. There is no room for control messages anywhere, so that the kernel itself drops every descriptor
-//! that a client attaches: none ever gets a number in this process.
+//! Nothing here waits for a client. Datagrams are received by a call that has no place for descriptors: none that a client
+//! attaches ever gets a number in this process, and from Linux 6.16 on the kernel does not let it attach any.
 
+use crate::alarm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, IoSliceMut};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, Shutdown, recvmsg, send, shutdown,
-};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,15 +18,8 @@ use tokio::io::unix::AsyncFd;
 pub enum Received {
     /// Nothing is there.
     Nothing,
-    /// A datagram of so many bytes.
-    Datagram {
-        /// How many bytes of it are in the buffer.
-        length: usize,
-        /// It was longer than the buffer.
-        cut: bool,
-        /// It had descriptors or other control messages attached, which are gone.
-        attached: bool,
-    },
+    /// A datagram, of which so many bytes are in the buffer.
+    Datagram(usize),
     /// An empty datagram, on a connection whose other end is still open.
     Empty,
     /// There will be no more.
@@ -44,32 +36,39 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// Receives one datagram, if there is one.
+/// Receives one datagram, if there is one. A longer one than the buffer is cut.
+///
+/// `guarded`: the kernel lets nothing be attached (see [`Accepted`](portcullis_wire::Accepted)). Where it does not, the
+/// second value says whether receiving blocked: whoever sent that is no client.
 #[must_use]
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], guarded: bool) -> (Received, bool) {
+    if guarded {
+        (receive_now(socket, buffer), false)
+    } else {
+        alarm::bounded(|| receive_now(socket, buffer))
+    }
+}
+
+fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
+    look(socket, buffer, RecvFlags::empty())
+}
+
+/// The same, and the datagram stays where it is: nothing is dropped with it, so nothing can block.
+#[must_use]
+pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
+    look(socket, buffer, RecvFlags::PEEK)
+}
+
+fn look(socket: BorrowedFd<'_>, buffer: &mut [u8], how: RecvFlags) -> Received {
     loop {
-        let mut none = RecvAncillaryBuffer::new(&mut []);
-        let got = match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut none, flags) {
-            Ok(got) => got,
-            Err(Errno::AGAIN) => return Received::Nothing,
+        return match recv(socket, &mut *buffer, RecvFlags::DONTWAIT | how) {
+            Ok((0, _)) if has_hung_up(socket) => Received::End,
+            Ok((0, _)) => Received::Empty,
+            Ok((length, _)) => Received::Datagram(length),
+            Err(Errno::AGAIN) => Received::Nothing,
             // A client that left without reading its replies. What it asked before that is still there to be read.
             Err(Errno::INTR | Errno::CONNRESET) => continue,
-            Err(_) => return Received::End,
-        };
-        let attached = got.flags.contains(ReturnFlags::CTRUNC);
-        if got.bytes > 0 || attached {
-            let cut = got.flags.contains(ReturnFlags::TRUNC);
-            return Received::Datagram {
-                length: got.bytes,
-                cut,
-                attached,
-            };
-        }
-        return if has_hung_up(socket) {
-            Received::End
-        } else {
-            Received::Empty
+            Err(_) => Received::End,
         };
     }
 }
@@ -109,14 +108,14 @@ pub fn stop_reading(socket: BorrowedFd<'_>) {
 
 /// Lets nothing more in and reads what has arrived without looking at it: closing a socket with unread datagrams makes the
 /// other end see a reset before the last reply.
-pub fn discard(socket: BorrowedFd<'_>) {
+pub fn discard(socket: BorrowedFd<'_>, guarded: bool) {
     stop_reading(socket);
     // Nothing is added any more, and the sender's buffer bounds what is there; the count guards against a kernel that
     // thinks otherwise.
     for _ in 0..4096 {
-        match receive(socket, &mut [0; 1]) {
-            Received::Datagram { .. } | Received::Empty => {}
-            Received::Nothing | Received::End => break,
+        match receive(socket, &mut [0; 1], guarded) {
+            (Received::Datagram(_) | Received::Empty, false) => {}
+            _ => break,
         }
     }
 }
@@ -127,24 +126,6 @@ pub fn monotonic_micros() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
     micros.try_into().unwrap_or(0)
-}
-
-/// Who connected, as the kernel noted it then. A process that has no number here, because it is in a PID namespace that
-/// this one does not see, has the number 0, which rustix's own function has no room for.
-#[must_use]
-#[allow(unsafe_code)]
-pub fn peer_credentials(socket: BorrowedFd<'_>) -> Option<libc::ucred> {
-    let mut peer = libc::ucred {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    let (fd, level, option) = (socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED);
-    // SAFETY: both pointers are to live variables, and the length says how large the first one is.
-    let got =
-        unsafe { libc::getsockopt(fd, level, option, (&raw mut peer).cast(), &raw mut length) };
-    (got == 0 && length as usize == size_of::<libc::ucred>()).then_some(peer)
 }
 
 /// How a peer can be identified on this kernel: `pidfd` where a socket tells a descriptor of its peer's process, else

@@ -14,6 +14,10 @@ pub struct Attack {
 pub const AT_FDCWD: Argument = Number(-100_i64 as u64);
 pub const PATH: Argument = Bytes(b"/etc/passwd\0");
 const NEW: Argument = Bytes(b"/tmp/portcullis-test-injected\0");
+const JOURNAL: Argument = Bytes(b"\x01\x00/run/systemd/journal/socket\0");
+/// As the broker has them: the link, and the connection of the test's first client.
+const LINK: Argument = Number(3);
+const CLIENT: Argument = Number(7);
 pub const NONE: Argument = Number(0);
 const ABSTRACT: Argument = Bytes(b"\x01\x00\0portcullis-test-nobody-listens");
 pub const LOOPBACK: Argument = Bytes(b"\x02\x00\x1f\x90\x7f\x00\x00\x01\0\0\0\0\0\0\0\0");
@@ -65,8 +69,23 @@ pub fn attacks(bystander: u64) -> Vec<Attack> {
         attack("connect", libc::SYS_connect, &[Number(4), ABSTRACT, Number(33)], false),
         attack("bind", libc::SYS_bind, &[Number(4), ABSTRACT, Number(33)], false),
         attack("listen", libc::SYS_listen, &[Number(4), Number(1)], false),
-        attack("accept", libc::SYS_accept, &[Number(3), NONE, NONE], false),
-        attack("accept4, blocking", libc::SYS_accept4, &[Number(3), NONE, NONE, NONE], false),
+        attack("accept", libc::SYS_accept, &[LINK, NONE, NONE], false),
+        attack("accept4", libc::SYS_accept4, &[LINK, NONE, NONE, Number(0o2_004_000)], false),
+        attack("sendmsg, over the link", libc::SYS_sendmsg, &[LINK, Bytes(&[0; 56]), NONE], false),
+        attack("sendmsg, to a client", libc::SYS_sendmsg, &[CLIENT, Bytes(&[0; 56]), NONE], false),
+        attack("sendmmsg", libc::SYS_sendmmsg, &[LINK, Bytes(&[0; 64]), Number(1), NONE], false),
+        attack("recvmsg, from a client", libc::SYS_recvmsg, &[CLIENT, Bytes(&[0; 56]), Number(0x40)], false),
+        attack("recvmmsg", libc::SYS_recvmmsg, &[LINK, Bytes(&[0; 64]), Number(1), Number(0x40), NONE], false),
+        attack("read, from a client", libc::SYS_read, &[CLIENT, Bytes(&[0; 8]), Number(8)], false),
+        attack("write, to a client", libc::SYS_write, &[CLIENT, PATH, Number(8)], false),
+        attack("close, the log", libc::SYS_close, &[Number(2)], false),
+        attack("close, the link", libc::SYS_close, &[LINK], false),
+        attack("close, the event loop", libc::SYS_close, &[Number(4)], false),
+        attack("close_range", libc::SYS_close_range, &[LINK, Number(8), NONE], false),
+        attack("shutdown, the link", libc::SYS_shutdown, &[LINK, NONE], false),
+        attack("getsockopt, peer", libc::SYS_getsockopt, &[CLIENT, Number(1), Number(17), Bytes(&[0; 12]), Bytes(&[12, 0, 0, 0])], false),
+        attack("setitimer, of processor time", libc::SYS_setitimer, &[Number(2), NONE, NONE], false),
+        attack("sendto, by path", libc::SYS_sendto, &[CLIENT, PATH, Number(1), NONE, JOURNAL, Number(31)], false),
         attack("sendto, elsewhere", libc::SYS_sendto, &[Number(4), PATH, Number(1), NONE, ABSTRACT, Number(33)], false),
         attack("shutdown, writing", libc::SYS_shutdown, &[Number(4), Number(1)], false),
         attack("getsockopt, pidfd", libc::SYS_getsockopt, &[Number(4), Number(1), Number(77), Bytes(&[0; 4]), Bytes(&[4, 0, 0, 0])], false),

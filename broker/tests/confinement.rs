@@ -118,7 +118,13 @@ fn no_capabilities_no_new_privileges_no_groups_and_another_user() {
     let meta = std::fs::metadata(format!("/proc/{}/environ", broker.pid())).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), 0);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", broker.pid())).unwrap();
-    for name in ["Max processes", "Max core file size"] {
+    for name in [
+        "Max processes",
+        "Max core file size",
+        "Max file size",
+        "Max locked memory",
+        "Max msgqueue size",
+    ] {
         let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
         assert_eq!(
             line.strip_prefix(name)
@@ -130,6 +136,90 @@ fn no_capabilities_no_new_privileges_no_groups_and_another_user() {
             "{line}"
         );
     }
+    let space = limits
+        .lines()
+        .find(|line| line.starts_with("Max address space"));
+    assert!(!space.unwrap().contains("unlimited"), "{space:?}");
+}
+
+/// The numbers of descriptors that the table of attacks names are what it takes them for.
+#[test]
+fn link_and_first_connection_have_the_numbers_of_the_attacks() {
+    let broker = Broker::start();
+    broker.connect().ping();
+    let mut client = broker.connect();
+    client.ping();
+    let is = |number: i32| {
+        let path = format!("/proc/{}/fd/{number}", broker.pid());
+        std::fs::read_link(path).map(|to| to.display().to_string())
+    };
+    assert!(is(3).unwrap().starts_with("socket:"));
+    for number in 4..7 {
+        assert!(is(number).unwrap().starts_with("anon_inode:"), "{number}");
+    }
+    assert!(is(7).unwrap().starts_with("socket:"));
+}
+
+/// The namespaces by themselves: where neither seccomp nor Landlock can be had, there still is nothing to reach.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn empty_root_and_namespaces_hold_alone() {
+    let broker = Setup::new()
+        .without(libc::SYS_seccomp, libc::ENOSYS)
+        .without(libc::SYS_landlock_create_ruleset, libc::ENOSYS)
+        .optional("seccomp")
+        .optional("landlock")
+        .start();
+    assert_eq!(broker.landlock_abi, 0);
+    for namespace in ["mnt", "net", "ipc", "uts", "cgroup"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_ne!(of(&broker.pid().to_string()), of("self"), "{namespace}");
+    }
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", broker.pid())).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    assert!(mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
+    let interfaces = std::fs::read_to_string(format!("/proc/{}/net/dev", broker.pid())).unwrap();
+    assert_eq!(interfaces.lines().skip(2).count(), 1, "{interfaces}");
+    let listener = abstract_listener();
+    let mut stopped = stop(broker.pid());
+    let directory = Number(libc::O_DIRECTORY as u64);
+    let name = [b"\x01\x00".as_slice(), ABSTRACT_NAME].concat();
+    let length = Number(name.len() as u64);
+    let name = Bytes(Box::leak(name.into_boxed_slice()));
+    let unix = stopped.call(libc::SYS_socket, &[Number(1), Number(5), NONE]);
+    let Outcome::Returned(unix @ 0..) = unix else {
+        panic!("{unix:?}")
+    };
+    let unix = Number(unix.cast_unsigned());
+    let to = |path: &'static [u8]| [AT_FDCWD, Bytes(path), directory, NONE];
+    let creating = Number((libc::O_CREAT | libc::O_WRONLY) as u64);
+    let journal = Bytes(b"\x01\x00/run/systemd/journal/socket\0");
+    for (call, arguments) in [
+        (libc::SYS_openat, to(b"/\0").as_slice()),
+        (libc::SYS_openat, &to(b"/proc\0")),
+        (libc::SYS_openat, &to(b"/proc/1/root\0")),
+        (libc::SYS_openat, &to(b"..\0")),
+        (libc::SYS_openat, &[AT_FDCWD, PATH, NONE, NONE]),
+        (
+            libc::SYS_openat,
+            &[AT_FDCWD, Bytes(b"/x\0"), creating, Number(0o600)],
+        ),
+        (
+            libc::SYS_mkdirat,
+            &[AT_FDCWD, Bytes(b"/x\0"), Number(0o700)],
+        ),
+        (libc::SYS_connect, &[unix, name, length]),
+        (libc::SYS_connect, &[unix, journal, Number(30)]),
+        (libc::SYS_chroot, &[Bytes(b"/\0")]),
+        (libc::SYS_setns, &[Number(4), NONE]),
+    ] {
+        let outcome = stopped.call(call, arguments);
+        assert!(
+            outcome.errno().is_some(),
+            "{call} {arguments:?} {outcome:?}"
+        );
+    }
+    drop(listener);
 }
 
 /// Landlock by itself: in a broker whose seccomp layer cannot be had and is optional.
@@ -245,7 +335,9 @@ fn without_seccomp_and_landlock_the_same_calls_are_not_refused() {
     let broker = Setup::new()
         .without(libc::SYS_seccomp, libc::ENOSYS)
         .without(libc::SYS_landlock_create_ruleset, libc::ENOSYS)
+        .without(libc::SYS_unshare, libc::ENOSYS)
         .optional("seccomp")
+        .optional("namespaces")
         .optional("landlock")
         .start();
     assert_eq!(broker.layers, ["user", "capabilities", "no-new-privileges"]);
@@ -286,12 +378,6 @@ fn without_seccomp_and_landlock_the_same_calls_are_not_refused() {
         stopped.call(libc::SYS_setgroups, &[NONE, NONE]).errno(),
         Some(libc::EPERM)
     );
-    assert_eq!(
-        stopped
-            .call(libc::SYS_unshare, &[Number(0x0002_0000)])
-            .errno(),
-        Some(libc::EPERM)
-    );
     let clone = [Number(libc::SIGCHLD as u64), NONE, NONE, NONE, NONE];
     assert_eq!(
         stopped.call(libc::SYS_clone, &clone).errno(),
@@ -303,7 +389,9 @@ fn without_seccomp_and_landlock_the_same_calls_are_not_refused() {
 fn without_seccomp() -> Broker {
     Setup::new()
         .without(libc::SYS_seccomp, libc::ENOSYS)
+        .without(libc::SYS_unshare, libc::ENOSYS)
         .optional("seccomp")
+        .optional("namespaces")
         .start()
 }
 
@@ -318,7 +406,8 @@ fn abstract_listener() -> std::os::fd::OwnedFd {
 }
 
 /// A layer, and a system call without which it cannot be had.
-const LAYERS: [(&str, libc::c_long); 5] = [
+const LAYERS: [(&str, libc::c_long); 6] = [
+    ("namespaces", libc::SYS_unshare),
     ("user", libc::SYS_setresuid),
     ("capabilities", libc::SYS_capset),
     ("no-new-privileges", 0),

@@ -78,8 +78,7 @@ fn a_client_that_only_stops_sending_is_told_nothing_more() {
     let mut client = broker.connect();
     client.request(Body::Launch(sleep("5")));
     shutdown(&client.socket, Shutdown::Write).unwrap();
-    let (_, socket) = broker.forwarded();
-    drop(socket);
+    broker.forwarded();
     assert_eq!(client.reply(), None);
 }
 

@@ -2,23 +2,27 @@
 #![allow(unsafe_code)]
 
 use portcullis_wire::{
-    Body, Directive, Launch, Order, PolicyBundle, PolicyText, Reply, Request, Response, codec,
+    Accepted, Body, Directive, Launch, Order, PolicyBundle, PolicyText, Reply, Request, Response,
+    codec,
 };
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
-    listen, recv, recvmsg, send, sendmsg, socket_with, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
+    connect, listen, recv, recvmsg, send, sendmsg, socket_with, socketpair,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
+use std::io::{IoSlice, IoSliceMut, PipeReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a busy machine.
@@ -56,9 +60,9 @@ pub struct Setup {
     ids: (u32, u32),
     without: Vec<(libc::c_long, i32)>,
     below_a_shell: bool,
-    apart: bool,
+    unseen: bool,
+    unguarded: bool,
     surplus: bool,
-    no_listener: bool,
     swapped: Option<(RawFd, OwnedFd)>,
 }
 
@@ -69,8 +73,31 @@ pub struct Broker {
     pub link: OwnedFd,
     pub layers: Vec<String>,
     pub landlock_abi: u8,
-    log: File,
+    log: Log,
+    listener: OwnedFd,
+    accepted: AtomicU64,
+    unseen: bool,
+    guarded: bool,
     directory: tempfile::TempDir,
+}
+
+/// What the broker has written to descriptor 2.
+struct Log(Mutex<(PipeReader, String)>);
+
+impl Log {
+    fn new(pipe: PipeReader) -> Self {
+        Self(Mutex::new((pipe, String::new())))
+    }
+
+    fn text(&self) -> String {
+        let mut log = self.0.lock().unwrap();
+        let (pipe, text) = &mut *log;
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        text.clone()
+    }
 }
 
 /// One that did not get so far, or no longer runs.
@@ -98,9 +125,9 @@ impl Setup {
             ids: (NOBODY, NOBODY),
             without: vec![],
             below_a_shell: false,
-            apart: false,
+            unseen: false,
+            unguarded: false,
             surplus: false,
-            no_listener: false,
             swapped: None,
         }
     }
@@ -137,9 +164,15 @@ impl Setup {
         self
     }
 
-    /// In a PID namespace of its own, where this process has no number.
-    pub fn apart(mut self) -> Self {
-        self.apart = true;
+    /// For clients in a PID namespace that the launcher does not see.
+    pub fn unseen(mut self) -> Self {
+        self.unseen = true;
+        self
+    }
+
+    /// As before Linux 6.16: clients can attach descriptors.
+    pub fn unguarded(mut self) -> Self {
+        self.unguarded = true;
         self
     }
 
@@ -147,12 +180,6 @@ impl Setup {
     pub fn surplus(mut self) -> Self {
         self.surplus = true;
         self
-    }
-
-    /// For an agent that has files alone.
-    pub fn no_listener(mut self) -> Self {
-        self.no_listener = true;
-        self.swapped(3, File::open("/dev/null").unwrap().into())
     }
 
     /// With another descriptor under that number.
@@ -181,6 +208,7 @@ impl Setup {
         let listener = seqpacket();
         bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         listen(&listener, 4096).unwrap();
+        let guarded = !self.unguarded && refuse_descriptors(&listener);
         let flags = SocketFlags::CLOEXEC;
         let (link, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -194,7 +222,7 @@ impl Setup {
             files: files.collect(),
         };
         let policy = sealed(&codec::encode_unbounded(&bundle).unwrap(), true);
-        let mut given = [listener, theirs, policy];
+        let mut given = [theirs, policy];
         if let Some((number, fd)) = self.swapped {
             given[usize::try_from(number - 3).unwrap()] = fd;
         }
@@ -209,10 +237,6 @@ impl Setup {
             let script = "sh -c 'echo $$ >&2; exec \"$@\"' sh \"$@\" & wait";
             shell.args(["-c", script, "sh"]).arg(binary);
             shell
-        } else if self.apart {
-            let mut unshare = Command::new("/usr/bin/unshare");
-            unshare.args(["--pid", "--fork"]).arg(binary);
-            unshare
         } else {
             Command::new(binary)
         };
@@ -228,16 +252,14 @@ impl Setup {
         for layer in &self.optional {
             command.args(["--optional-layer", layer]);
         }
-        if self.no_listener {
-            command.arg("--no-listener");
-        }
-        let mut log = tempfile::tempfile().unwrap();
+        let (log, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&log, true).unwrap();
         command
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log.try_clone().unwrap());
+            .stderr(writer);
         let filter = (!self.without.is_empty()).then(|| failing(&self.without));
         let surplus = self.surplus;
         let high: Vec<OwnedFd> = given
@@ -266,10 +288,8 @@ impl Setup {
         let heard = hear(&link);
         if heard.bytes.is_empty() {
             let status = child.wait().unwrap();
-            let mut text = String::new();
-            log.rewind().unwrap();
-            log.read_to_string(&mut text).unwrap();
-            return Err(Ended { status, log: text });
+            let log = Log::new(log).text();
+            return Err(Ended { status, log });
         }
         let Order::Ready {
             layers,
@@ -285,7 +305,11 @@ impl Setup {
             link,
             layers,
             landlock_abi,
-            log,
+            log: Log::new(log),
+            listener,
+            accepted: AtomicU64::new(0),
+            unseen: self.unseen,
+            guarded,
             directory,
         };
         if self.below_a_shell {
@@ -304,20 +328,71 @@ impl Broker {
         self.pid
     }
 
+    /// Lets it do nothing until it is resumed.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        until("it is stopped", || self.status("State").starts_with('T'));
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
+    }
+
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
     pub fn connect(&self) -> Client {
+        self.connect_kept().0
+    }
+
+    /// A connection, of which the launcher keeps its own copy, too.
+    pub fn connect_kept(&self) -> (Client, OwnedFd) {
+        let (client, kept, accepted) = self.accept();
+        self.tell_with(Directive::Connection(accepted), &[kept.as_fd()]);
+        (client, kept)
+    }
+
+    /// A connection of another user, as the launcher would say it.
+    pub fn connect_as(&self, uid: u32) -> (Client, OwnedFd) {
+        let (client, kept, accepted) = self.accept();
+        let accepted = Accepted { uid, ..accepted };
+        self.tell_with(Directive::Connection(accepted), &[kept.as_fd()]);
+        (client, kept)
+    }
+
+    /// Connects, and accepts as the launcher does.
+    fn accept(&self) -> (Client, OwnedFd, Accepted) {
         let socket = seqpacket();
-        connect(
-            &socket,
-            &SocketAddrUnix::new(self.directory.path().join("broker.sock")).unwrap(),
-        )
-        .unwrap();
+        let path = self.directory.path().join("broker.sock");
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
         set_socket_timeout(&socket, Timeout::Recv, Some(LONG)).unwrap();
         set_socket_timeout(&socket, Timeout::Send, Some(LONG)).unwrap();
-        Client { socket, id: 0 }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kept = accept_with(&self.listener, flags).unwrap();
+        let peer = socket_peercred(&kept).unwrap();
+        let pid = peer.pid.as_raw_nonzero().get();
+        let accepted = Accepted {
+            number: 1 + self.accepted.fetch_add(1, Ordering::Relaxed),
+            pid: if self.unseen { 0 } else { pid },
+            uid: peer.uid.as_raw(),
+            gid: peer.gid.as_raw(),
+            guarded: self.guarded,
+        };
+        (Client { socket, id: 0 }, kept, accepted)
+    }
+
+    pub fn guarded(&self) -> bool {
+        self.guarded
+    }
+
+    pub fn tell_with(&self, directive: Directive, descriptors: &[BorrowedFd<'_>]) {
+        let bytes = codec::encode_unbounded(&directive).unwrap();
+        attach(&self.link, &bytes, descriptors);
     }
 
     /// The next message on the link.
@@ -325,17 +400,20 @@ impl Broker {
         hear(&self.link)
     }
 
-    /// The next forwarded request and the socket that came with it.
-    pub fn forwarded(&self) -> (Vec<u8>, OwnedFd) {
+    /// The next forwarded request, and the number of the connection that it came on.
+    pub fn forwarded(&self) -> (Vec<u8>, u64) {
         loop {
-            let mut heard = self.heard();
+            let heard = self.heard();
             assert!(!heard.bytes.is_empty(), "the broker ended: {}", self.log());
-            let datagram = match heard.order() {
-                Order::Forward { datagram, .. } => datagram.to_vec(),
-                _ => continue,
-            };
-            assert_eq!(heard.descriptors.len(), 1);
-            return (datagram, heard.descriptors.remove(0));
+            assert!(heard.descriptors.is_empty());
+            if let Order::Forward {
+                connection,
+                datagram,
+                ..
+            } = heard.order()
+            {
+                return (datagram.to_vec(), connection);
+            }
         }
     }
 
@@ -348,15 +426,7 @@ impl Broker {
     }
 
     pub fn log(&self) -> String {
-        let mut text = String::new();
-        // A duplicate shares the offset, and the broker does not append: only read by position.
-        let mut buffer = [0; 4096];
-        let mut at = 0;
-        while let Ok(n @ 1..) = std::os::unix::fs::FileExt::read_at(&self.log, &mut buffer, at) {
-            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
-            at += n as u64;
-        }
-        text
+        self.log.text()
     }
 
     /// Waits for its end.
@@ -433,16 +503,7 @@ impl Client {
     }
 
     pub fn send_with(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
-        sendmsg(
-            &self.socket,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )
-        .unwrap();
+        attach(&self.socket, bytes, descriptors);
     }
 
     /// Sends a request and returns its id.
@@ -495,6 +556,55 @@ pub fn sealed(bytes: &[u8], seal: bool) -> OwnedFd {
         fcntl_add_seals(file.as_fd(), all).unwrap();
     }
     file.into()
+}
+
+/// Sends bytes with descriptors.
+pub fn attach(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+    let bytes = [IoSlice::new(bytes)];
+    sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+/// A TCP socket whose last owner waits, as it closes it, for a minute or until somebody reads what was sent.
+pub struct Lingering {
+    pub socket: OwnedFd,
+    /// The other end.
+    pub end: OwnedFd,
+}
+
+impl Lingering {
+    pub fn new() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (end, _) = listener.accept().unwrap();
+        let minute = Some(Duration::from_secs(60));
+        rustix::net::sockopt::set_socket_linger(&socket, minute).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        while socket.write(&[0; 65_536]).is_ok() {}
+        Self {
+            socket: socket.into(),
+            end: end.into(),
+        }
+    }
+}
+
+/// Has the kernel refuse descriptors on this listener's connections; false before Linux 6.16.
+fn refuse_descriptors(listener: &OwnedFd) -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    // SAFETY: the value is a live variable of the length that is said.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const no).cast(),
+            size_of_val(&no) as libc::socklen_t,
+        )
+    };
+    result == 0
 }
 
 pub fn seqpacket() -> OwnedFd {

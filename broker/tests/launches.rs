@@ -4,7 +4,6 @@ use crate::harness::{Broker, LONG, POLICY, Setup, sleep};
 use portcullis_wire::{
     Attach, Body, DenialCount, Launch, Order, Reason, Reply, Request, Response, Target, codec,
 };
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::time::Instant;
 
@@ -34,6 +33,7 @@ fn a_ping_tells_agent_policy_and_sandbox() {
     assert_eq!(
         pong.layers,
         [
+            "namespaces",
             "user",
             "capabilities",
             "no-new-privileges",
@@ -50,11 +50,12 @@ fn a_ping_tells_agent_policy_and_sandbox() {
 }
 
 #[test]
-fn an_allowed_launch_goes_to_the_launcher_as_it_came_with_the_clients_socket() {
+fn allowed_launch_is_forwarded_with_its_connection() {
     let broker = Broker::start();
-    let mut client = broker.connect();
+    broker.connect().ping();
+    let (mut client, socket) = broker.connect_kept();
     let id = client.request(Body::Launch(sleep("77")));
-    let (datagram, socket) = broker.forwarded();
+    let (datagram, connection) = broker.forwarded();
     assert_eq!(
         datagram,
         codec::encode(&Request {
@@ -63,11 +64,7 @@ fn an_allowed_launch_goes_to_the_launcher_as_it_came_with_the_clients_socket() {
         })
         .unwrap()
     );
-    let peer = socket_peercred(&socket).unwrap();
-    assert_eq!(
-        peer.pid.as_raw_nonzero().get(),
-        i32::try_from(std::process::id()).unwrap()
-    );
+    assert_eq!(connection, 2);
     let answer = Response {
         id,
         reply: Reply::Busy { retry_after: 5 },
@@ -97,7 +94,7 @@ fn the_largest_allowed_launch_goes_to_the_launcher_whole() {
         ..sleep("1")
     };
     client.request(Body::Launch(launch.clone()));
-    let (datagram, _socket) = broker.forwarded();
+    let (datagram, _) = broker.forwarded();
     assert_eq!(
         codec::decode_request(&datagram).unwrap().body,
         Body::Launch(launch)
@@ -266,7 +263,6 @@ fn a_peer_that_the_policy_does_not_admit_gets_nothing_but_denials() {
     let broker = Setup::new()
         .policy(&POLICY.replace("uid = 0", "uid = 4711"))
         .start();
-    let mut client = broker.connect();
     for body in [
         Body::Ping,
         Body::Launch(sleep("5")),
@@ -275,17 +271,18 @@ fn a_peer_that_the_policy_does_not_admit_gets_nothing_but_denials() {
             after: None,
         },
     ] {
+        let mut client = broker.connect();
         assert_eq!(reason(client.ask(body)), Reason::Peer);
+        assert_eq!(client.reply(), None);
     }
     assert_eq!(denials(&broker)[0].reason, Reason::Peer);
 }
 
 #[test]
 fn a_peer_that_cannot_be_known_gets_nothing_but_denials() {
-    let broker = Setup::new().apart().start();
-    let mut client = broker.connect();
+    let broker = Setup::new().unseen().start();
     for body in [Body::Ping, Body::Launch(sleep("5"))] {
-        assert_eq!(reason(client.ask(body)), Reason::Peer);
+        assert_eq!(reason(broker.connect().ask(body)), Reason::Peer);
     }
 }
 

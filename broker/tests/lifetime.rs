@@ -121,9 +121,9 @@ fn draining_without_connections_ends_at_once_and_accepts_no_more() {
 #[test]
 fn a_client_can_still_be_answered_by_the_launcher_after_the_drain() {
     let mut broker = Broker::start();
-    let mut client = broker.connect();
+    let (mut client, socket) = broker.connect_kept();
     let id = client.request(Body::Launch(sleep("5")));
-    let (_, socket) = broker.forwarded();
+    broker.forwarded();
     broker.tell(Directive::Drain);
     assert!(broker.ended().success());
     let ping = codec::encode(&Request {

@@ -1,13 +1,13 @@
 //! How much an agent can take, and from whom.
 
 use crate::harness::{Broker, Client, POLICY, Setup, sleep, until};
-use portcullis_wire::{Body, Order, Reason, Reply, Request, codec, limits};
+use portcullis_wire::{Body, Directive, Order, Reason, Reply, Request, codec, limits};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const PLACES: usize = portcullis_broker::server::CONNECTIONS;
+const PLACES: usize = limits::CONNECTIONS;
 /// Enough for one in a hundred to say something.
 const PINGS: usize = 500;
 
@@ -389,22 +389,94 @@ fn a_launcher_that_does_not_read_makes_clients_wait_and_loses_nothing() {
     );
 }
 
+/// Until then a connection's number is taken, and the launcher's copy keeps it open.
 #[test]
-fn the_launcher_is_told_when_the_first_comes_and_when_the_last_is_gone() {
+fn closed_connection_is_reported_by_its_number() {
     let broker = Broker::start();
-    let told = |broker: &Broker| match broker.heard().order() {
-        Order::Connections(n) => n,
+    let (mut first, _kept) = broker.connect_kept();
+    let (mut second, _) = broker.connect_kept();
+    first.ping();
+    second.ping();
+    drop(second);
+    assert_eq!(closed(&broker), [2]);
+    drop(first);
+    assert_eq!(closed(&broker), [1]);
+}
+
+fn closed(broker: &Broker) -> Vec<u64> {
+    match broker.heard().order() {
+        Order::Closed(numbers) => numbers,
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn full_link_is_counted_and_reported() {
+    let broker = Broker::start();
+    let mut client = broker.connect();
+    let mut full = 0;
+    while full < 5 {
+        let id = client.request(Body::Launch(sleep("5")));
+        client.request(Body::Ping);
+        if client.reply().unwrap().id == id {
+            client.reply().unwrap();
+            full += 1;
+        }
+    }
+    let mut reported = 0;
+    while reported < full {
+        if let Order::LinkFull(count) = broker.heard().order() {
+            reported += count;
+        }
+    }
+    assert_eq!(reported, full);
+}
+
+#[test]
+fn heartbeat_is_answered_with_its_number() {
+    let broker = Broker::start();
+    for number in [1, u64::MAX] {
+        broker.tell(Directive::Heartbeat(number));
+        assert_eq!(broker.heard().order(), Order::Heartbeat(number));
+    }
+}
+
+/// Places are for those whom the policy admits.
+#[test]
+fn refused_connections_give_way_to_admitted_ones() {
+    let broker = Setup::new()
+        .policy(&POLICY.replace("uid = 0", "uid = [0]\ngid = [0]"))
+        .start();
+    let refused: Vec<Client> = (0..PLACES - 1).map(|_| broker.connect_as(4711).0).collect();
+    let mut admitted = broker.connect();
+    admitted.ping();
+    let mut newcomer = come_in(&broker);
+    admitted.ping();
+    newcomer.ping();
+    // One of the refused was ended, and a refused newcomer takes no admitted one's place.
+    let ended = |client: &Client| {
+        let end = recv(&client.socket, &mut [0; 16], RecvFlags::DONTWAIT);
+        matches!(end, Ok((0, _)))
     };
-    for _ in 0..3 {
-        let mut first = broker.connect();
-        first.ping();
-        assert!(told(&broker) >= 1);
-        let mut second = broker.connect();
-        second.ping();
-        drop(first);
-        second.ping();
-        drop(second);
-        assert_eq!(told(&broker), 0);
+    assert_eq!(refused.iter().filter(|client| ended(client)).count(), 1);
+}
+
+/// However long the admitted ones have been silent.
+#[test]
+fn refused_newcomer_takes_no_admitted_place() {
+    let broker = Broker::start();
+    let mut admitted: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+    for client in &mut admitted {
+        client.ping();
+    }
+    let first = Instant::now();
+    until("they have been silent for long enough", || {
+        first.elapsed() > Duration::from_millis(1100)
+    });
+    let (stranger, _) = broker.connect_as(4711);
+    let response = stranger.reply().unwrap();
+    assert!(matches!(response.reply, Reply::Busy { .. }), "{response:?}");
+    for client in &mut admitted {
+        client.ping();
     }
 }

@@ -190,15 +190,3 @@ fn without_a_policy_no_line_is_allowed() {
     let broker = Setup::new().no_policy().start();
     denied(line(&broker, b"ns a"), Reason::PolicyUnavailable, "");
 }
-
-#[test]
-fn without_a_listener_lines_are_served_all_the_same_and_its_number_is_free() {
-    let mut broker = setup().no_listener().start();
-    assert!(matches!(line(&broker, b"ns a"), Judged::Allowed(_)));
-    let open = |number: i32| {
-        std::fs::read_link(format!("/proc/{}/fd/{number}", broker.pid())).map_err(|e| e.kind())
-    };
-    assert_ne!(open(3).ok(), Some("/dev/null".into()));
-    broker.tell(Directive::Drain);
-    assert!(broker.ended().success(), "{}", broker.log());
-}

@@ -250,7 +250,7 @@ fn ended(target: &Target, exit: Option<u8>) -> String {
 fn name(target: &Target) -> &str {
     match target {
         Target::Name(text) | Target::Container(text) => text,
-        Target::Process(_) | Target::Service { .. } => "",
+        Target::Process { .. } | Target::Service { .. } => "",
     }
 }
 

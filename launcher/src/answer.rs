@@ -1,10 +1,12 @@
 //! Answers on a client's own socket. They never block: a client that does not read gets some time, then nothing.
 
+use crate::connections::Connection;
 use portcullis_wire::{Failure, Reason, Reply, Response, codec};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long a client may leave its answers unread.
@@ -12,9 +14,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many such answers are kept, in all.
 const MOST: usize = 256;
 
+/// Who is answered.
+#[derive(Debug)]
+pub enum Receiver {
+    /// A client of the agent.
+    Client(Rc<Connection>),
+    /// An operator.
+    Operator(OwnedFd),
+}
+
+impl From<Rc<Connection>> for Receiver {
+    fn from(client: Rc<Connection>) -> Self {
+        Self::Client(client)
+    }
+}
+
+impl From<OwnedFd> for Receiver {
+    fn from(operator: OwnedFd) -> Self {
+        Self::Operator(operator)
+    }
+}
+
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Client(client) => client.as_fd(),
+            Self::Operator(operator) => operator.as_fd(),
+        }
+    }
+}
+
 /// Answers that their clients have not made room for yet.
 #[derive(Debug, Default)]
-pub struct Unread(Vec<(OwnedFd, VecDeque<Vec<u8>>, Instant)>);
+pub struct Unread(Vec<(Receiver, VecDeque<Vec<u8>>, Instant)>);
 
 /// Sends as many answers as there is room for; whether that was all of them.
 fn try_send(client: BorrowedFd<'_>, datagrams: &mut VecDeque<Vec<u8>>) -> bool {
@@ -48,17 +80,18 @@ fn give_up(client: BorrowedFd<'_>) {
 
 impl Unread {
     /// Answers a request.
-    pub fn answer(&mut self, client: OwnedFd, id: u64, reply: Reply) {
+    pub fn answer(&mut self, client: impl Into<Receiver>, id: u64, reply: Reply) {
         self.answer_in_order(client, id, [reply]);
     }
 
     /// Answers a request with several replies, none before the one before it.
     pub fn answer_in_order(
         &mut self,
-        client: OwnedFd,
+        client: impl Into<Receiver>,
         id: u64,
         replies: impl IntoIterator<Item = Reply>,
     ) {
+        let client = client.into();
         // Every reply that is made in this crate fits, because its texts are cut; if one does not, that is said.
         let too_large = || {
             tracing::error!(id, "an answer was too large to be sent");

@@ -1,16 +1,21 @@
 //! The untrusted half, as a child process: how it is started, what it is given, what is heard from it.
 //!
-//! It gets three descriptors (listener, or nothing of use where the agent has none, link, policy) and nothing else of ours. What comes over the link is taken for an
-//! order only in form: [`service`](crate::service) decides again.
+//! It gets two descriptors (link, policy), copies of the connections that it is to serve, and nothing else of ours. No
+//! descriptor comes back. What comes over the link is taken for an order only in form: [`service`](crate::service) decides
+//! again.
 
-use crate::host_config::{BrokerConfig, HostConfig, Layer};
+use crate::account::Account;
+use crate::connections;
+use crate::host_config::BrokerConfig;
 use crate::pidfd::Pidfd;
-use portcullis_wire::{AgentName, DecodeError, Directive, Order, PolicyBundle, codec, limits};
+use portcullis_wire::{
+    Accepted, AgentName, DecodeError, Directive, Layer, Order, PolicyBundle, codec, limits,
+};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::{Errno, FdFlags, IoSliceMut, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, IoSlice, IoSliceMut, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
-    SocketFlags, SocketType, recvmsg, send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
 };
 use rustix::process::Pid;
 use std::fs::File;
@@ -18,7 +23,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// The largest order in bytes: a whole datagram and a few of our own.
@@ -38,8 +43,6 @@ pub struct Broker {
     said: usize,
     /// The sandbox that it says it is in, once it serves.
     pub ready: Option<Confinement>,
-    /// How many connections it says it has.
-    pub connections: u32,
 }
 
 /// What a broker says of its sandbox. For people: nothing relies on it.
@@ -54,14 +57,6 @@ pub struct Confinement {
 /// A broker could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// There is no such user.
-    #[error(
-        "[broker] user = {0:?}: no such user in /etc/passwd; make it (systemd-sysusers) or name another one"
-    )]
-    NoUser(String),
-    /// Root confines nothing.
-    #[error("[broker] user = {0:?} is root, which the broker must not be")]
-    Root(String),
     /// A step of starting it failed.
     #[error("{step}: {error}")]
     Step {
@@ -87,14 +82,9 @@ pub enum Heard {
     Nothing,
     /// It is gone.
     End,
-    /// So many bytes, perhaps with descriptors.
-    Bytes {
-        /// How many bytes of the buffer.
-        length: usize,
-        /// The descriptors that came along.
-        descriptors: Vec<OwnedFd>,
-    },
-    /// More bytes or descriptors than any order has: they are dropped.
+    /// So many bytes of the buffer.
+    Bytes(usize),
+    /// More bytes than any order has, or descriptors, which none has: they are dropped.
     Oversized,
 }
 
@@ -129,22 +119,19 @@ impl Broker {
     pub fn start(
         binary: &Path,
         agent: &AgentName,
-        config: &HostConfig,
-        listener: Option<BorrowedFd<'_>>,
+        config: &BrokerConfig,
+        account: &Account,
         policy: &PolicyBundle,
     ) -> Result<Self, BrokerError> {
-        let (uid, gid) = account(&config.broker)?;
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(step("make the link to the broker"))?;
+        connections::refuse_descriptors(ours.as_fd());
         let policy = sealed(policy).map_err(step("hand the policy over in a memfd"))?;
-        let nothing = File::open("/dev/null").map_err(step("open /dev/null"))?;
-        let listens = listener.is_some();
-        let listener = listener.unwrap_or(nothing.as_fd());
-        // Above 9, so that none of the three is overwritten by another on its way to 3, 4 and 5.
+        // Above 9, so that none of the two is overwritten by the other on its way to 3 and 4.
         let high = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 10);
-        let given = [high(listener), high(theirs.as_fd()), high(policy.as_fd())];
-        let [Ok(listener), Ok(theirs), Ok(policy)] = given else {
+        let given = [high(theirs.as_fd()), high(policy.as_fd())];
+        let [Ok(theirs), Ok(policy)] = given else {
             return Err(step("duplicate the broker's descriptors")(Errno::MFILE));
         };
         let (words, writer) = io::pipe().map_err(step("make a pipe for the broker's words"))?;
@@ -152,19 +139,17 @@ impl Broker {
         let mut command = Command::new(binary);
         command
             .args(["--agent", agent.as_str()])
-            .args(["--uid", &uid.to_string(), "--gid", &gid.to_string()])
+            .args(["--uid", &account.uid.to_string()])
+            .args(["--gid", &account.gid.to_string()])
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(writer);
-        if !listens {
-            command.arg("--no-listener");
-        }
-        for layer in &config.broker.optional_layers {
+        for layer in &config.optional_layers {
             command.args(["--optional-layer", layer.name()]);
         }
-        let child = spawn_with(&mut command, [listener, theirs, policy])
+        let child = spawn_with(&mut command, [theirs, policy])
             .map_err(step(format!("start {}", binary.display())))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pidfd = pid.map_or_else(|| Err(io::ErrorKind::InvalidData.into()), Pidfd::open);
@@ -176,7 +161,6 @@ impl Broker {
             words: Some(words),
             said: 0,
             ready: None,
-            connections: 0,
         })
     }
 
@@ -224,6 +208,21 @@ impl Broker {
             .is_ok_and(|bytes| send(&self.link, &bytes, flags).is_ok())
     }
 
+    /// Hands it a copy of a connection. Whether there was room for it on the link.
+    #[must_use]
+    pub fn hand_over(&self, accepted: Accepted, client: BorrowedFd<'_>) -> bool {
+        let Ok(bytes) = codec::encode_unbounded(&Directive::Connection(accepted)) else {
+            return false;
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let clients = [client];
+        // One descriptor fits: the space is made for it.
+        control.push(SendAncillaryMessage::ScmRights(&clients));
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(&self.link, &[IoSlice::new(&bytes)], &mut control, flags).is_ok()
+    }
+
     /// Tells it to take no more connections and to end when those it has are served.
     pub fn drain(&self) {
         // A broker that cannot be told is gone, or will be ended with its launcher.
@@ -249,39 +248,24 @@ impl Broker {
     /// # Errors
     /// When receiving fails; the broker is then as good as gone.
     pub fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
-        // Room for a few more descriptors than the one that any order has, so that these are seen and closed.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        // There is no room for descriptors: the kernel drops what may be attached, and says so.
+        let mut control = RecvAncillaryBuffer::new(&mut []);
         let got = match recvmsg(
             &self.link,
             &mut [IoSliceMut::new(buffer)],
             &mut control,
-            flags,
+            RecvFlags::DONTWAIT,
         ) {
             Ok(got) => got,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),
             Err(Errno::CONNRESET) => return Ok(Heard::End),
             Err(errno) => return Err(errno.into()),
         };
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
-            }
-        }
-        if got
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
-            return Ok(Heard::Oversized);
-        }
-        if got.bytes == 0 && descriptors.is_empty() {
-            return Ok(Heard::End);
-        }
-        Ok(Heard::Bytes {
-            length: got.bytes,
-            descriptors,
+        let more = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+        Ok(match got.bytes {
+            _ if got.flags.intersects(more) => Heard::Oversized,
+            0 => Heard::End,
+            length => Heard::Bytes(length),
         })
     }
 }
@@ -315,32 +299,9 @@ fn sealed(policy: &PolicyBundle) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The broker's user and group. /etc/passwd is read here: asking the name service would bring in a library that loads
-/// plugins.
-fn account(config: &BrokerConfig) -> Result<(u32, u32), BrokerError> {
-    let name = &config.user;
-    let ids = match name.parse::<u32>() {
-        Ok(uid) => Some((uid, uid)),
-        Err(_) => {
-            let path = PathBuf::from("/etc/passwd");
-            let passwd = std::fs::read_to_string(&path).map_err(step("read /etc/passwd"))?;
-            passwd.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next() == Some(name)).then_some(())?;
-                Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
-            })
-        }
-    };
-    match ids {
-        None => Err(BrokerError::NoUser(name.clone())),
-        Some((0, _) | (_, 0)) => Err(BrokerError::Root(name.clone())),
-        Some(ids) => Ok(ids),
-    }
-}
-
-/// Starts a command with the given descriptors as 3, 4 and 5.
+/// Starts a command with the given descriptors as 3 and 4.
 #[allow(unsafe_code)]
-fn spawn_with(command: &mut Command, given: [OwnedFd; 3]) -> io::Result<Child> {
+fn spawn_with(command: &mut Command, given: [OwnedFd; 2]) -> io::Result<Child> {
     let place = move || {
         for (fd, number) in given.iter().zip(3..) {
             put(fd.as_fd(), number)?;

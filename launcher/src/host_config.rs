@@ -3,6 +3,7 @@
 //! It is the operator's and is trusted, once [`policy_file`](crate::policy_file) has seen that only root can write it.
 
 use crate::options::duration;
+use portcullis_wire::Layer;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -45,52 +46,13 @@ pub struct EngineConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BrokerConfig {
-    /// The user that the broker runs as: a name, or a number above 0.
-    pub user: String,
+    /// The user that the broker runs as: a name, or a number above 0. A user of the agent's own by default.
+    pub user: Option<String>,
     /// Exit when there has been nothing to do for so long; 0 is never. 5 min by default.
     #[serde(deserialize_with = "read_duration")]
     pub idle_exit: Duration,
-    /// Layers of the sandbox that may be missing: `user`, `capabilities`, `no-new-privileges`, `landlock`, `seccomp`.
+    /// Layers of the sandbox that may be missing: `namespaces`, `user`, `capabilities`, `no-new-privileges`, `landlock`, `seccomp`.
     pub optional_layers: Vec<Layer>,
-}
-
-/// A layer of the broker's sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// Another user than root.
-    User,
-    /// No capabilities.
-    Capabilities,
-    /// The no-new-privileges flag.
-    NoNewPrivileges,
-    /// No file access.
-    Landlock,
-    /// The system-call filter.
-    Seccomp,
-}
-
-impl Layer {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::User,
-        Self::Capabilities,
-        Self::NoNewPrivileges,
-        Self::Landlock,
-        Self::Seccomp,
-    ];
-
-    /// Its name, as written in the configuration and told by `ping`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Capabilities => "capabilities",
-            Self::NoNewPrivileges => "no-new-privileges",
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
-        }
-    }
 }
 
 impl Default for EngineConfig {
@@ -113,7 +75,7 @@ impl Default for EngineConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            user: "portcullis".to_owned(),
+            user: None,
             idle_exit: Duration::from_secs(300),
             optional_layers: Vec::new(),
         }
@@ -183,7 +145,7 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         let config = HostConfig::parse("").unwrap();
         assert_eq!(config.engine.podman.to_str(), Some("/usr/bin/podman"));
-        assert_eq!(config.broker.user, "portcullis");
+        assert_eq!(config.broker.user, None);
         assert!((1..=8).contains(&config.engine.workers));
     }
 

@@ -3,6 +3,7 @@
 //! Trusted: the policy file, the host's configuration, podman, the kernel. Not trusted: the broker, and through it the
 //! agent. Nothing here may act on a path or a name that an agent can still change, or say what is not true.
 
+mod account;
 mod answer;
 mod attempt;
 mod audit;
@@ -11,6 +12,7 @@ mod bucket;
 mod census;
 mod cgroup;
 mod conclude;
+mod connections;
 mod container;
 mod due;
 mod ends;

@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) ended: u64,
     /// Brokers that were started.
     pub(crate) brokers: u64,
+    /// Requests that were answered `Busy` because the link to the launcher was full.
+    pub(crate) link_full: u64,
     /// Reloads, and those among them that kept the old policy.
     pub(crate) reloads: (u64, u64),
 }
@@ -134,6 +136,19 @@ impl Service {
             "counter",
             "Brokers that were started.",
             counts.brokers,
+        );
+
+        text.one(
+            "link_full",
+            "counter",
+            "Requests that were answered busy because the link to the launcher was full.",
+            counts.link_full,
+        );
+        text.one(
+            "connections",
+            "gauge",
+            "Connections of clients.",
+            self.connections.number(),
         );
 
         let usable = self.policy.is_some();

@@ -1,12 +1,10 @@
-//! Who is at the other end of a client's socket, as the kernel says it: never as the broker or the client does.
-//!
-//! The socket comes from the broker, which is not trusted and might pass on anything it holds: its listener, its link,
-//! a socket pair of its own. Whatever is not a connection that a listener accepted from another, living process is refused.
+//! Who is at the other end of a connection that the launcher has accepted, as the kernel says it: never as the broker or the
+//! client does.
 
 use crate::pidfd::start_time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -17,9 +15,6 @@ const SO_PEERPIDFD: libc::c_int = 77;
 /// Why a peer cannot be known. The client is told `peer`.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// It is no connection of the kind that clients have.
-    #[error("the descriptor is {0}, not a connection that was accepted")]
-    NotAConnection(&'static str),
     /// The kernel refused an answer.
     #[error("the peer cannot be known: {what}: {errno}")]
     Ask {
@@ -85,15 +80,34 @@ pub fn method() -> &'static str {
     }
 }
 
+/// Whom the kernel noted when a client connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its number, in the launcher's PID namespace; 0 when it has none there.
+    pub pid: i32,
+    /// Its effective user, in the launcher's user namespace.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// What the kernel noted of a connection's peer.
+///
+/// # Errors
+/// [`PeerError::Ask`].
+pub fn credentials(sock: BorrowedFd<'_>) -> Result<Credentials, PeerError> {
+    let [pid, uid, gid] = option_words(sock, libc::SO_PEERCRED).map_err(ask("SO_PEERCRED"))?;
+    let pid = pid.cast_signed();
+    Ok(Credentials { pid, uid, gid })
+}
+
 /// Identifies the peer of a connection that a listening socket accepted. It is the process that connected, as it was
 /// then, whoever holds the other end by now.
 ///
 /// # Errors
 /// [`PeerError`]: whatever cannot be said for certain is not said.
 pub fn of(sock: BorrowedFd<'_>) -> Result<PeerIdentity, PeerError> {
-    check_accepted(sock)?;
-    let [pid, uid, gid] = option_words(sock, libc::SO_PEERCRED).map_err(ask("SO_PEERCRED"))?;
-    let pid = pid.cast_signed();
+    let Credentials { pid, uid, gid } = credentials(sock)?;
     let known = Pid::from_raw(pid)
         .filter(|_| pid > 0)
         .ok_or(PeerError::Unseen)?;
@@ -131,30 +145,6 @@ pub fn of(sock: BorrowedFd<'_>) -> Result<PeerIdentity, PeerError> {
         Ok(peer)
     } else {
         Err(PeerError::Gone(pid))
-    }
-}
-
-/// A listener would name its own process as the peer, a socket pair its maker: both are root's. Neither passes here: one
-/// listens, and the ends of a pair, like the end that connected, have no path, which an accepted socket has from its listener.
-fn check_accepted(sock: BorrowedFd<'_>) -> Result<(), PeerError> {
-    let domain = sockopt::socket_domain(sock).map_err(|errno| match errno {
-        Errno::NOTSOCK => PeerError::NotAConnection("no socket"),
-        errno => ask("SO_DOMAIN")(errno),
-    })?;
-    if domain != AddressFamily::UNIX {
-        return Err(PeerError::NotAConnection("not a Unix socket"));
-    }
-    if sockopt::socket_type(sock).map_err(ask("SO_TYPE"))? != SocketType::SEQPACKET {
-        return Err(PeerError::NotAConnection("not of type SOCK_SEQPACKET"));
-    }
-    if sockopt::socket_acceptconn(sock).map_err(ask("SO_ACCEPTCONN"))? {
-        return Err(PeerError::NotAConnection("a listening socket"));
-    }
-    let name = rustix::net::getsockname(sock).map_err(ask("getsockname"))?;
-    match SocketAddrUnix::try_from(name) {
-        Ok(name) if name.path_bytes().is_some_and(|path| !path.is_empty()) => Ok(()),
-        Ok(_) => Err(PeerError::NotAConnection("a socket without a path")),
-        Err(errno) => Err(ask("getsockname")(errno)),
     }
 }
 
@@ -249,7 +239,7 @@ fn pidfd_info(pidfd: BorrowedFd<'_>) -> Result<Option<u32>, Errno> {
 /// Reads a socket option that is `N` words of 32 bits: a number, or `struct ucred`. (rustix reads `struct ucred` too, but
 /// into a type in which a process number of 0 is undefined behaviour, and 0 is what an unseen peer has.)
 #[allow(unsafe_code)]
-fn option_words<const N: usize>(
+pub(crate) fn option_words<const N: usize>(
     sock: BorrowedFd<'_>,
     option: libc::c_int,
 ) -> Result<[u32; N], Errno> {
@@ -275,6 +265,31 @@ fn option_words<const N: usize>(
     } else {
         Err(Errno::INVAL)
     }
+}
+
+/// Sets a socket option that is a number.
+#[allow(unsafe_code)]
+pub(crate) fn set_option(
+    sock: BorrowedFd<'_>,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<(), Errno> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the value is a live variable of that length, which the kernel only reads.
+    let answer = unsafe {
+        libc::setsockopt(
+            sock.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    if answer == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 #[cfg(test)]

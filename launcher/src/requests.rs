@@ -5,13 +5,13 @@
 use crate::attempt::{Existing, Job};
 use crate::audit::{self, Asked, Phases, Verdict, Who, now};
 use crate::cgroup;
-use crate::peer;
+use crate::connections::Connection;
 use crate::service::Service;
 use crate::table::{Chosen, Entry, Live, Pending, ReplyTo, Stage};
 use crate::workers::Task;
 use portcullis_policy::{Decision, Denial, LaunchPlan, Peer, decide};
 use portcullis_wire::{Attach, Body, Launch, Reason, Reply, codec};
-use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Instant;
 
 /// How long a client is asked to wait when there is no room, in milliseconds.
@@ -20,12 +20,12 @@ const RETRY: u32 = 50;
 const REPORT: usize = 60 * 1024;
 
 impl Service {
-    /// Takes a datagram that a broker forwarded, and the client's connection.
+    /// Takes a datagram that a broker forwarded as one of that connection's.
     ///
     /// `Err` says how the broker broke the protocol, which no honest one does.
     pub(crate) fn forwarded(
         &mut self,
-        client: OwnedFd,
+        client: Rc<Connection>,
         received: u64,
         datagram: &[u8],
     ) -> Result<(), String> {
@@ -33,27 +33,30 @@ impl Service {
         let Body::Launch(launch) = request.body else {
             return Err("forwarded a request that is no launch".to_owned());
         };
-        let peer = match peer::of(client.as_fd()) {
-            Ok(peer) => peer,
+        let (who, alive) = match &client.peer {
+            Ok(peer) => {
+                let who = Who::Process {
+                    pid: peer.pid,
+                    uid: peer.uid,
+                    gid: peer.gid,
+                    container: cgroup::container_of(peer.pid),
+                };
+                (who, peer.is_alive())
+            }
             Err(error) => {
-                self.deny_unknown(client, request.id, &launch, &error.to_string());
+                let detail = error.to_string();
+                self.deny_unknown(client, request.id, &launch, &detail);
                 return Ok(());
             }
         };
         let arrived = now();
-        let container = cgroup::container_of(peer.pid);
         let pending = Pending {
             to: ReplyTo::Client(client),
             id: request.id,
             arrival: self.next_arrival(),
             asked: Asked::of(&launch),
             launch,
-            who: Who::Process {
-                pid: peer.pid,
-                uid: peer.uid,
-                gid: peer.gid,
-                container,
-            },
+            who,
             // The broker's clock is ours, but its word is not: it is at most a second late.
             at: Phases {
                 received: received.clamp(arrived.saturating_sub(1_000_000), arrived),
@@ -62,7 +65,7 @@ impl Service {
             plan: None,
             joined: false,
         };
-        if !peer.is_alive() {
+        if !alive {
             let message = "the process that opened the connection is gone";
             self.deny(pending, &self.own_denial(Reason::Peer, None, message));
             return Ok(());
@@ -235,7 +238,7 @@ impl Service {
     }
 
     /// Answers `peer` to somebody who cannot be known: whoever has the other end of the connection.
-    fn deny_unknown(&mut self, client: OwnedFd, id: u64, launch: &Launch, detail: &str) {
+    fn deny_unknown(&mut self, client: Rc<Connection>, id: u64, launch: &Launch, detail: &str) {
         let reason = Reason::Peer;
         if self.denial_records.one_more() {
             let verdict = Verdict {

@@ -1,10 +1,12 @@
 //! The launcher's one loop: it waits for a broker's order, a worker's outcome, a main process's end, a signal, the
 //! operator, and does what follows from it. It blocks nowhere else, but for the log and short files of its own.
 
+use crate::account::Account;
 use crate::answer::Unread;
 use crate::audit::DenialRecords;
 use crate::broker::ORDER;
 use crate::bucket::Bucket;
+use crate::connections::Connections;
 use crate::host_config::HostConfig;
 use crate::launch::Host;
 use crate::metrics::Counts;
@@ -67,7 +69,8 @@ pub(crate) struct Service {
     pub(crate) next_key: u64,
     pub(crate) operator: Operator,
     pub(crate) bundle: PolicyBundle,
-    pub(crate) listener: Option<OwnedFd>,
+    pub(crate) connections: Connections,
+    pub(crate) account: Option<Account>,
     pub(crate) spools: Spools,
     pub(crate) lines: Lines,
     arrivals: Arc<AtomicU64>,
@@ -80,8 +83,6 @@ pub(crate) struct Service {
     pub(crate) idle_since: Instant,
     pub(crate) stopping: Option<Instant>,
     pub(crate) reloading: bool,
-    pub(crate) turning_away: bool,
-    pub(crate) turn_away_at: Option<Instant>,
     pub(crate) manager: Manager,
     pub(crate) status: Status,
 }
@@ -128,7 +129,8 @@ impl Service {
             next_key: 0,
             operator: Operator::new(control),
             bundle,
-            listener,
+            connections: Connections::new(listener)?,
+            account: None,
             spools: Spools::new(journal, Arc::clone(&arrivals))?,
             lines: Lines::default(),
             arrivals,
@@ -140,8 +142,6 @@ impl Service {
             idle_since: Instant::now(),
             stopping: None,
             reloading: false,
-            turning_away: false,
-            turn_away_at: None,
             manager: Manager::from_environment()?,
             status: Status::default(),
         };
@@ -212,7 +212,7 @@ impl Service {
                 }
             }
             key::OPERATOR => self.operator_connects(),
-            key::CLIENTS => self.client_is_turned_away(),
+            key::CLIENTS => self.clients_connect(),
             key::WATCHES => self.spools_are_touched(),
             key::TAKERS => self.takers_tell(),
             key::MAIN.. => self.ended(key),
@@ -252,7 +252,8 @@ impl Service {
             dues.push(self.idle_exit().map(|idle| self.idle_since + idle));
         }
         dues.push(self.stopping);
-        dues.push(self.turn_away_again(now));
+        dues.push(self.heartbeats(now));
+        dues.push(self.watch_clients(now));
         dues.push(self.end_patience(now));
         dues.push(self.reopen_to_operators(now));
         dues.push(self.tell_unrecorded(now));
@@ -283,7 +284,8 @@ impl Service {
             || self
                 .children
                 .iter()
-                .any(|c| c.broker.ready.is_none() || c.broker.connections > 0)
+                .any(|c| c.broker.ready.is_none())
+            || self.connections.number() > 0
     }
 
     /// Whether this is the end. Draining comes first: what a client has sent until now is served.
@@ -310,13 +312,13 @@ impl Service {
             && self.unread.is_empty();
         if done || now >= until {
             // Whoever still waits asks again, and then joins or reuses what runs by then.
-            self.turn_away();
+            self.turn_waiting_away();
             return true;
         }
         false
     }
 
-    fn turn_away(&mut self) {
+    fn turn_waiting_away(&mut self) {
         let mut waiting = std::mem::take(&mut self.before_recovery);
         for entry in self.table.entries.values_mut() {
             waiting.append(&mut entry.waiting);

@@ -2,14 +2,14 @@
 //!
 //! The untrusted half cannot end the trusted one. Whatever a broker sends that no honest broker would send ends it.
 
+use crate::account::Account;
 use crate::audit::cut;
 use crate::broker::{self, Broker, Confinement, Heard};
 use crate::bucket::Bucket;
 use crate::policy_file;
 use crate::service::{Service, key};
 use portcullis_policy::{Policy, Rate};
-use portcullis_wire::Order;
-use std::os::fd::{AsFd, OwnedFd};
+use portcullis_wire::{Directive, Order};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,24 @@ pub(crate) struct Child {
     pub(crate) draining: bool,
     pub(crate) generation: String,
     reports: Bucket,
+    beat: Beat,
 }
+
+/// Whether a broker answers.
+#[derive(Debug)]
+struct Beat {
+    /// The number of the last heartbeat.
+    number: u64,
+    /// When it was sent, while its answer is awaited.
+    sent: Option<Instant>,
+    /// When the next one is due.
+    next: Instant,
+}
+
+/// Between the answer to a heartbeat and the next one, while the broker has connections.
+const BEAT: Duration = Duration::from_secs(5);
+/// A broker that has not answered for so long is replaced.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// How often a broker may report denials. An honest one does once a second; a launcher that was busy hears several at once.
 const REPORTS: Rate = Rate {
@@ -88,36 +105,32 @@ impl Service {
         if self.stopping.is_some() {
             return;
         }
-        let (options, listener) = (&self.options, self.listener.as_ref().map(AsFd::as_fd));
-        let started = Broker::start(
-            &options.broker,
-            &options.agent,
-            &self.config,
-            listener,
-            &self.bundle,
-        );
-        let added = started
-            .map_err(|error| error.to_string())
-            .and_then(|broker| {
-                let key = key::BROKER + 4 * self.next_key;
-                self.next_key += 1;
-                self.add(key, broker.link())
+        let started = self.launch_broker();
+        let added = started.and_then(|broker| {
+            let key = key::BROKER + 4 * self.next_key;
+            self.next_key += 1;
+            self.add(key, broker.link())
+                .map_err(|error| error.to_string())?;
+            self.add(key + 1, broker.pidfd())
+                .map_err(|error| error.to_string())?;
+            if let Some(words) = broker.words() {
+                self.add(key + 2, words)
                     .map_err(|error| error.to_string())?;
-                self.add(key + 1, broker.pidfd())
-                    .map_err(|error| error.to_string())?;
-                if let Some(words) = broker.words() {
-                    self.add(key + 2, words)
-                        .map_err(|error| error.to_string())?;
-                }
-                Ok(Child {
-                    broker,
-                    key,
-                    since: Instant::now(),
-                    draining: false,
-                    generation: self.generation().to_owned(),
-                    reports: Bucket::full(),
-                })
-            });
+            }
+            Ok(Child {
+                broker,
+                key,
+                since: Instant::now(),
+                draining: false,
+                generation: self.generation().to_owned(),
+                reports: Bucket::full(),
+                beat: Beat {
+                    number: 0,
+                    sent: None,
+                    next: Instant::now(),
+                },
+            })
+        });
         match added {
             Ok(child) => {
                 // Whoever connects now waits for this one, and is turned away only if it fails, too.
@@ -136,6 +149,27 @@ impl Service {
                 self.broker_failed(serving);
             }
         }
+    }
+
+    fn launch_broker(&mut self) -> Result<Broker, String> {
+        let (options, config) = (&self.options, &self.config.broker);
+        if self.account.is_none() {
+            // Beside the directories of the agents, whose names cannot have a dot.
+            let all = options.runtime_dir.parent().unwrap_or(&options.runtime_dir);
+            let account = Account::of(&options.agent, config, &all.join(".uids"));
+            self.account = Some(account.map_err(|error| error.to_string())?);
+        }
+        let Some(account) = &self.account else {
+            return Err("no account".to_owned());
+        };
+        Broker::start(
+            &options.broker,
+            &options.agent,
+            config,
+            account,
+            &self.bundle,
+        )
+        .map_err(|error| error.to_string())
     }
 
     fn start_later(&mut self) {
@@ -166,14 +200,11 @@ impl Service {
             let told = match heard {
                 Ok(Heard::Nothing) if key & 3 == 0 => return,
                 Ok(Heard::Nothing | Heard::End) => return self.broker_ended(at),
-                Ok(Heard::Bytes {
-                    length,
-                    descriptors,
-                }) => {
+                Ok(Heard::Bytes(length)) => {
                     let bytes = buffer.get(..length).unwrap_or_default();
-                    self.order(at, bytes, descriptors)
+                    self.order(at, bytes)
                 }
-                Ok(Heard::Oversized) => Err("sent more than an order".to_owned()),
+                Ok(Heard::Oversized) => Err("sent more than an order, or a descriptor".to_owned()),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(violation) = told {
@@ -190,33 +221,41 @@ impl Service {
         }
     }
 
-    fn order(&mut self, at: usize, bytes: &[u8], mut with: Vec<OwnedFd>) -> Result<(), String> {
+    fn order(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         let order = broker::order(bytes).map_err(|error| error.to_string())?;
-        let client = with.pop();
-        if !with.is_empty() || client.is_some() != matches!(order, Order::Forward { .. }) {
-            return Err("sent an order with descriptors that are not its".to_owned());
-        }
+        let broker = self.children.get(at).map_or(0, |child| child.key);
         match order {
-            Order::Forward { received, datagram } => match client {
+            Order::Forward {
+                connection,
+                received,
+                datagram,
+            } => match self.connections.named(connection, broker) {
                 Some(client) => self.forwarded(client, received, datagram)?,
-                None => return Err("forwarded a request without its connection".to_owned()),
+                None => return Err("named a connection that it has not".to_owned()),
             },
             Order::Ready {
                 layers,
                 landlock_abi,
             } => return self.broker_ready(at, &layers, landlock_abi),
-            Order::Connections(number) => {
-                if let Some(child) = self.children.get_mut(at) {
-                    child.broker.connections = number;
+            Order::Closed(numbers) => {
+                for number in numbers {
+                    if !self.connections.closed(number, broker) {
+                        return Err("closed a connection that it has not".to_owned());
+                    }
                 }
             }
+            Order::Heartbeat(number) => {
+                let child = self.children.get_mut(at);
+                if !child.is_some_and(|child| child.beat.answered(number)) {
+                    return Err("answered a heartbeat that it was not sent".to_owned());
+                }
+            }
+            Order::LinkFull(number) => self.link_was_full(at, number),
             Order::Line { number, datagram } => {
-                let broker = self.children.get(at).map_or(0, |child| child.key);
                 return self.line_is_allowed(broker, number, datagram);
             }
             Order::LineDenied { number, denial } => {
                 let child = self.children.get(at);
-                let broker = child.map_or(0, |child| child.key);
                 let generation = child.map_or_else(String::new, |child| child.generation.clone());
                 return self.line_is_denied(broker, &generation, number, &denial);
             }
@@ -247,6 +286,54 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Requests were answered `Busy` because this launcher had not read what came before them.
+    fn link_was_full(&mut self, at: usize, number: u32) {
+        self.counts.link_full += u64::from(number);
+        let told = self
+            .children
+            .get_mut(at)
+            .is_some_and(|child| child.reports.take(REPORTS));
+        if told {
+            tracing::warn!(
+                agent = self.options.agent.as_str(),
+                requests = number,
+                "the link to the launcher was full; clients were told to try again"
+            );
+        }
+    }
+
+    /// Sees to it that every broker with connections answers; says when to look again.
+    pub(crate) fn heartbeats(&mut self, now: Instant) -> Option<Instant> {
+        let mut due: Option<Instant> = None;
+        for child in &mut self.children {
+            if child.broker.ready.is_none() || self.connections.of(child.key) == 0 {
+                continue;
+            }
+            let beat = &mut child.beat;
+            match beat.sent {
+                Some(sent) if now >= sent + SILENT => {
+                    tracing::error!(
+                        agent = self.options.agent.as_str(),
+                        "the broker has not answered for {} s; killed",
+                        SILENT.as_secs()
+                    );
+                    child.broker.kill();
+                    beat.sent = Some(now);
+                }
+                None if now >= beat.next => {
+                    beat.number += 1;
+                    beat.sent = Some(now);
+                    // One for which there is no room is as good as one that is not read.
+                    let _ = child.broker.direct(&Directive::Heartbeat(beat.number));
+                }
+                _ => {}
+            }
+            let next = beat.sent.map_or(beat.next, |sent| sent + SILENT);
+            due = Some(due.map_or(next, |due| due.min(next)));
+        }
+        due
     }
 
     /// A broker serves: those from before it are not needed any more. One that was started later is no business of its.
@@ -309,6 +396,7 @@ impl Service {
         let replaced = self.children.iter().any(|c| c.key > child.key);
         let expected = child.draining || replaced || self.stopping.is_some();
         self.broker_had_a_line(child.key, expected);
+        self.connections.ended(child.key);
         if expected {
             return self.reload_is_over();
         }
@@ -353,6 +441,18 @@ impl Service {
         serving
             .and_then(|c| c.broker.ready.clone())
             .unwrap_or_default()
+    }
+}
+
+impl Beat {
+    /// Takes an answer. Whether it is one.
+    fn answered(&mut self, number: u64) -> bool {
+        let awaited = self.sent.is_some() && number == self.number;
+        if awaited {
+            self.sent = None;
+            self.next = Instant::now() + BEAT;
+        }
+        awaited
     }
 }
 

@@ -1,6 +1,7 @@
 //! The table of this agent's side containers: one entry per name, and who waits for it.
 
 use crate::audit::{Asked, Phases, Who};
+use crate::connections::Connection;
 use crate::container::Main;
 use crate::records::Record;
 use crate::spool::Line;
@@ -8,13 +9,14 @@ use portcullis_policy::LaunchPlan;
 use portcullis_wire::{Container, Launch, State, Target};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Where an answer goes.
 #[derive(Debug)]
 pub(crate) enum ReplyTo {
     /// To the client, on its connection.
-    Client(OwnedFd),
+    Client(Rc<Connection>),
     /// To nobody: it ends a line of the journal, or has it tried again.
     Line(Line),
 }
@@ -183,7 +185,7 @@ impl Table {
                 entries.find(|(_, e)| e.live().is_some_and(|live| live.main.id == *id))?
             }
             // An agent's ways to name one; an operator has the two above.
-            Target::Process(_) | Target::Service { .. } => return None,
+            Target::Process { .. } | Target::Service { .. } => return None,
         };
         Some(name)
     }

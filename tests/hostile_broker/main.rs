@@ -6,7 +6,7 @@
 //! that came before it.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use portcullis_tests::{DESCRIPTORS, FLOODS, FORGERIES, LAYERS, LINES, NOISE};
+use portcullis_tests::{CONNECTIONS, DESCRIPTORS, FLOODS, FORGERIES, LAYERS, LINES, NOISE};
 use portcullis_wire::{
     Attach, Body, DenialCount, DeniedLaunch, Directive, Excerpt, Launch, Order, Reason, Request,
     Target, codec, limits,
@@ -15,12 +15,13 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, accept_with, recv, sendmsg, socket_with, socketpair,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{IoSlice, Write};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -61,60 +62,66 @@ fn main() {
 fn attack(kind: &str, number: usize) {
     // It may wait for a client when its launcher goes, and no test is to leave it behind.
     set_parent_process_death_signal(Some(Signal::KILL)).expect("the parent's death signal");
-    let (listener, link) = (inherited(3), inherited(4));
+    let mut link = Link::new(inherited(3));
     if kind == "crash" {
         return;
     }
     if kind == "silent" {
-        return wait_for_the_end(&link);
+        return link.wait_for_the_end();
     }
     let ready = match kind {
         "layers" => ready(&layers()[number]),
         _ => ready(&["seccomp".to_owned()]),
     };
-    order(&link, &ready, &[]);
+    link.order(&ready);
     if kind == "choke" {
-        let _ = line_to_judge(&link);
+        let _ = link.line_to_judge();
         return;
     }
     if kind == "policyless" {
-        if let Some(number) = line_to_judge(&link) {
+        if let Some(number) = link.line_to_judge() {
             let reason = Reason::PolicyUnavailable;
             let denial = DenialCount {
                 reason,
                 ..reports()[0][0].clone()
             };
-            order(&link, &Order::LineDenied { number, denial }, &[]);
+            link.order(&Order::LineDenied { number, denial });
         }
         return;
     }
     if kind == "mute" {
-        let _ = line_to_judge(&link);
-        return wait_for_the_end(&link);
+        let _ = link.line_to_judge();
+        return link.wait_for_the_end();
     }
     if kind == "lines" {
-        lines(&link, number);
+        lines(&mut link, number);
     }
-    let client = accept_with(&listener, SocketFlags::CLOEXEC).expect("a client");
+    let (connection, client) = link.connection();
+    if kind == "frozen" {
+        loop {
+            std::thread::park();
+        }
+    }
     let mut bytes = vec![0; limits::DATAGRAM];
     let (length, _) = recv(&client, &mut bytes[..], RecvFlags::empty()).expect("a request");
     bytes.truncate(length);
     match kind {
-        "noise" => send(&link, &noise()[number], &[]),
-        "descriptors" => descriptors(&link, &listener, &client, number),
-        "forgery" => forward(&link, &forgeries()[number], &[client.as_fd()]),
+        "noise" => link.send(&noise()[number], &[]),
+        "descriptors" => descriptors(&link, connection, &client, number),
+        "connections" => connections(&link, connection, &bytes, number),
+        "forgery" => link.forward(connection, &forgeries()[number]),
         "replay" => {
             for _ in 0..50 {
-                forward(&link, &bytes, &[client.as_fd()]);
+                link.forward(connection, &bytes);
             }
         }
         "flood" => flood(&link, number),
         "ready" => {
             for _ in 0..2000 {
-                order(&link, &ready, &[]);
+                link.order(&ready);
             }
         }
-        "empty" => send(&link, b"", &[]),
+        "empty" => link.send(b"", &[]),
         "close-link-and-sleep" => {
             drop(link);
             loop {
@@ -124,8 +131,8 @@ fn attack(kind: &str, number: usize) {
         "forward" | "layers" | "lines" => {} // as an honest one does, whoever the client is
         other => panic!("no attack {other}"),
     }
-    forward(&link, &bytes, &[client.as_fd()]);
-    wait_for_the_end(&link);
+    link.forward(connection, &bytes);
+    link.wait_for_the_end();
 }
 
 /// Bytes that are no orders.
@@ -155,41 +162,63 @@ fn noise() -> [Vec<u8>; NOISE] {
     ]
 }
 
-/// An allowed request with descriptors that are no client's socket, or too many, or with what carries none.
-fn descriptors(link: &OwnedFd, listener: &OwnedFd, client: &OwnedFd, number: usize) {
-    let close = SocketFlags::CLOEXEC;
-    let unix = AddressFamily::UNIX;
-    let pair = |kind| socketpair(unix, kind, close, None).expect("a pair");
-    let (left, _right) = pair(SocketType::SEQPACKET);
-    let (stream, _other) = pair(SocketType::STREAM);
-    let alone = socket_with(unix, SocketType::SEQPACKET, close, None).expect("a socket");
+/// An allowed request, or another order, with descriptors. None may bring any.
+fn descriptors(link: &Link, connection: u64, client: &OwnedFd, number: usize) {
     let (pipe, _write) = rustix::pipe::pipe().expect("a pipe");
     let file = File::open("/proc/self/status").expect("a file");
-    let null = File::open("/dev/null").expect("a device");
-    let tcp = socket_with(AddressFamily::INET, SocketType::STREAM, close, None).expect("a socket");
     let client = client.as_fd();
     let sets: [&[BorrowedFd]; DESCRIPTORS] = [
-        &[],
+        &[client],
         &[client, client],
         &[client; 16],
         &[client; 253],
-        &[left.as_fd()],
-        &[stream.as_fd()],
-        &[alone.as_fd()],
         &[pipe.as_fd()],
-        &[tcp.as_fd()],
         &[file.as_fd()],
-        &[null.as_fd()],
-        &[listener.as_fd()],
-        &[link.as_fd()],
+        &[link.socket.as_fd()],
         &[client],
         &[client; 100],
     ];
+    let forged = Order::Forward {
+        connection,
+        received: 0,
+        datagram: &launch(&[FORGED]),
+    };
+    let order = match number {
+        7 => Order::Closed(vec![]),
+        _ => forged,
+    };
     match number {
-        13 => order(link, &Order::Connections(1), sets[13]),
-        14 => send(link, b"?", sets[14]),
-        _ => forward(link, &launch(&[FORGED]), sets[number]),
+        8 => link.send(b"?", sets[8]),
+        _ => link.send(
+            &codec::encode_unbounded(&order).expect("an order"),
+            sets[number],
+        ),
     }
+}
+
+/// Orders about connections that are not this broker's, or not any more.
+fn connections(link: &Link, connection: u64, datagram: &[u8], number: usize) {
+    let closed = |numbers: &[u64]| link.order(&Order::Closed(numbers.to_vec()));
+    let attacks: [&dyn Fn(); CONNECTIONS] = [
+        &|| link.forward(connection + 1, datagram),
+        &|| link.forward(0, datagram),
+        &|| link.forward(u64::MAX, datagram),
+        &|| {
+            closed(&[connection]);
+            link.forward(connection, datagram);
+        },
+        &|| closed(&[connection + 1]),
+        &|| closed(&[connection, connection]),
+        &|| closed(&vec![u64::MAX; 8_000]),
+        &|| link.order(&Order::Heartbeat(0)),
+        &|| link.order(&Order::Heartbeat(u64::MAX)),
+        &|| {
+            for _ in 0..2_000 {
+                link.order(&Order::LinkFull(u32::MAX));
+            }
+        },
+    ];
+    attacks[number]();
 }
 
 /// Datagrams that no client sent: not allowed, not to be served, or no requests at all.
@@ -281,34 +310,12 @@ fn forgeries() -> [Vec<u8>; FORGERIES] {
     ]
 }
 
-/// Waits for a line, and gives its number; none after a while, as there is none any more over which brokers have ended.
-fn line_to_judge(link: &OwnedFd) -> Option<u64> {
-    let mut bytes = vec![0; 2 * limits::DATAGRAM];
-    let patience = Some(Duration::from_secs(2));
-    set_socket_timeout(link, Timeout::Recv, patience).expect("a timeout");
-    loop {
-        let (length, _) = match recv(link, &mut bytes[..], RecvFlags::empty()) {
-            Err(Errno::AGAIN) => {
-                set_socket_timeout(link, Timeout::Recv, None).expect("no timeout");
-                return None;
-            }
-            received => received.expect("a directive"),
-        };
-        if length == 0 {
-            std::process::exit(0); // the launcher has cut the link
-        }
-        if let Ok(Directive::Line { number, .. }) = codec::decode_owned(&bytes[..length]) {
-            set_socket_timeout(link, Timeout::Recv, None).expect("no timeout");
-            return Some(number);
-        }
-    }
-}
-
 /// Waits for a line, and answers as no honest broker does.
-fn lines(link: &OwnedFd, attack: usize) {
-    let Some(number) = line_to_judge(link) else {
+fn lines(link: &mut Link, attack: usize) {
+    let Some(number) = link.line_to_judge() else {
         return;
     };
+    let link = &*link;
     let plain = |args: &[&str]| Launch {
         command: "sleep".into(),
         args: args.iter().map(ToString::to_string).collect(),
@@ -317,11 +324,15 @@ fn lines(link: &OwnedFd, attack: usize) {
     let honest = launch(&["1001"]);
     let forged = launch(&[FORGED]);
     let line = |number, datagram: &[u8], descriptors: &[BorrowedFd]| {
-        order(link, &Order::Line { number, datagram }, descriptors);
+        let order = Order::Line { number, datagram };
+        link.send(
+            &codec::encode_unbounded(&order).expect("an order"),
+            descriptors,
+        );
     };
     let denied = |number| {
         let denial = reports()[0][0].clone();
-        order(link, &Order::LineDenied { number, denial }, &[]);
+        link.order(&Order::LineDenied { number, denial });
     };
     let ask = |launch| {
         let body = Body::Launch(launch);
@@ -378,7 +389,7 @@ fn lines(link: &OwnedFd, attack: usize) {
             };
             line(number, &ask(launch), &[]);
         },
-        &|| line(number, &forged, &[link.as_fd()]),
+        &|| line(number, &forged, &[link.socket.as_fd()]),
         // What the policy does not allow to lines of this spool.
         &|| line(number, &ask(plain(&["--privileged"])), &[]),
         &|| {
@@ -412,12 +423,12 @@ fn lines(link: &OwnedFd, attack: usize) {
 }
 
 /// More reports than anybody wants to read, each in an order of its own or all in one.
-fn flood(link: &OwnedFd, number: usize) {
+fn flood(link: &Link, number: usize) {
     let reports = reports();
     for round in 0..500 {
-        order(link, &Order::Denied(reports[number].clone()), &[]);
-        order(link, &Order::Connections(round), &[]);
-        order(link, &Order::Connections(u32::MAX), &[]);
+        link.order(&Order::Denied(reports[number].clone()));
+        link.order(&Order::LinkFull(round));
+        link.order(&Order::LinkFull(u32::MAX));
     }
 }
 
@@ -483,31 +494,102 @@ fn launch(args: &[&str]) -> Vec<u8> {
     codec::encode_unbounded(&Request { id: 7, body }).expect("a request")
 }
 
-fn forward(link: &OwnedFd, datagram: &[u8], descriptors: &[BorrowedFd]) {
-    let received = u64::MAX;
-    order(link, &Order::Forward { received, datagram }, descriptors);
+/// The broker's end of the link, and what came over it and was not asked for yet.
+struct Link {
+    socket: OwnedFd,
+    connections: VecDeque<(u64, OwnedFd)>,
+    lines: VecDeque<u64>,
 }
 
-fn order(link: &OwnedFd, order: &Order, descriptors: &[BorrowedFd]) {
-    let bytes = codec::encode_unbounded(order).expect("an order");
-    send(link, &bytes, descriptors);
-}
-
-fn send(link: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() {
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+impl Link {
+    fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            connections: VecDeque::new(),
+            lines: VecDeque::new(),
+        }
     }
-    let bytes = [IoSlice::new(bytes)];
-    if sendmsg(link, &bytes, &mut ancillary, SendFlags::NOSIGNAL).is_err() {
-        std::process::exit(0); // the launcher has cut the link: its good right
-    }
-}
 
-fn wait_for_the_end(link: &OwnedFd) {
-    let mut buffer = [0; 64];
-    while let Ok((1.., _)) = recv(link, &mut buffer[..], RecvFlags::empty()) {}
+    /// Takes the next message, and answers a heartbeat as an honest broker does. Whether one came in time.
+    fn hear(&mut self) -> bool {
+        let mut bytes = vec![0; 2 * limits::DATAGRAM];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let got = match recvmsg(&self.socket, &mut into, &mut control, RecvFlags::empty()) {
+            Err(Errno::AGAIN) => return false,
+            Ok(got) if got.bytes > 0 => got.bytes,
+            _ => std::process::exit(0), // the launcher has cut the link
+        };
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+            _ => None,
+        });
+        match (codec::decode_owned(&bytes[..got]), descriptor) {
+            (Ok(Directive::Connection(accepted)), Some(socket)) => {
+                let flags = fcntl_getfl(&socket).expect("its flags");
+                fcntl_setfl(&socket, flags - OFlags::NONBLOCK).expect("blocking");
+                self.connections.push_back((accepted.number, socket));
+            }
+            (Ok(Directive::Line { number, .. }), _) => self.lines.push_back(number),
+            (Ok(Directive::Heartbeat(number)), _) => self.order(&Order::Heartbeat(number)),
+            _ => {}
+        }
+        true
+    }
+
+    /// The next connection.
+    fn connection(&mut self) -> (u64, OwnedFd) {
+        loop {
+            if let Some(connection) = self.connections.pop_front() {
+                return connection;
+            }
+            self.hear();
+        }
+    }
+
+    /// Waits for a line, and gives its number; none after a while, as there is none any more over which brokers have ended.
+    fn line_to_judge(&mut self) -> Option<u64> {
+        let patience = Some(Duration::from_secs(2));
+        set_socket_timeout(&self.socket, Timeout::Recv, patience).expect("a timeout");
+        while self.lines.is_empty() && self.hear() {}
+        set_socket_timeout(&self.socket, Timeout::Recv, None).expect("no timeout");
+        self.lines.pop_front()
+    }
+
+    fn forward(&self, connection: u64, datagram: &[u8]) {
+        let received = u64::MAX;
+        self.order(&Order::Forward {
+            connection,
+            received,
+            datagram,
+        });
+    }
+
+    fn order(&self, order: &Order) {
+        let bytes = codec::encode_unbounded(order).expect("an order");
+        self.send(&bytes, &[]);
+    }
+
+    fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+        }
+        let bytes = [IoSlice::new(bytes)];
+        match sendmsg(&self.socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL) {
+            // The kernel refuses descriptors on this link (from Linux 6.16 on).
+            Ok(_) | Err(Errno::PERM) => {}
+            Err(_) => std::process::exit(0), // the launcher has cut the link: its good right
+        }
+    }
+
+    fn wait_for_the_end(&mut self) {
+        loop {
+            self.hear();
+        }
+    }
 }
 
 #[allow(unsafe_code)]

@@ -119,7 +119,10 @@ fn request(random: &mut Random, words: &[String]) -> Request {
             target: Target::Name(text()),
         },
         3 => Body::Stop {
-            target: Target::Process(7),
+            target: Target::Process {
+                pid: 7,
+                start_time: 1 << 40,
+            },
             timeout: Some(9),
         },
         4 => Body::List {

@@ -339,6 +339,7 @@ fn a_peer_that_the_policy_does_not_name_gets_nothing() {
         denied(client.launch(launch("sleep", &["100"]))),
         Reason::Peer
     );
-    assert_eq!(denied(client.call(Body::Ping)), Reason::Peer);
+    assert_eq!(client.receive().unwrap(), None, "and its connection ends");
+    assert_eq!(denied(service.client().call(Body::Ping)), Reason::Peer);
     assert!(host.engine().calls().runs().is_empty());
 }

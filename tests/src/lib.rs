@@ -42,8 +42,10 @@ pub use spool::{Spool, longest_wait, storm_lines, storm_patience};
 
 /// How many attacks of each kind the hostile broker knows: datagrams that no client sent,
 pub const FORGERIES: usize = 24;
-/// wrong descriptors,
-pub const DESCRIPTORS: usize = 15;
+/// descriptors,
+pub const DESCRIPTORS: usize = 9;
+/// connections that are not the broker's,
+pub const CONNECTIONS: usize = 10;
 /// bytes that are no orders,
 pub const NOISE: usize = 10;
 /// layers that no sandbox has,

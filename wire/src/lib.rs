@@ -7,6 +7,7 @@
 
 mod agent;
 pub mod codec;
+mod layer;
 pub mod limits;
 pub mod line;
 mod link;
@@ -16,7 +17,10 @@ mod request;
 
 pub use agent::{AgentName, BadAgentName};
 pub use codec::DecodeError;
-pub use link::{DenialCount, DeniedLaunch, Directive, Excerpt, Order, PolicyBundle, PolicyText};
+pub use layer::Layer;
+pub use link::{
+    Accepted, DenialCount, DeniedLaunch, Directive, Excerpt, Order, PolicyBundle, PolicyText,
+};
 pub use reason::Reason;
 pub use reply::{Container, Failure, Pong, Reply, Response, State};
 pub use request::{Attach, Body, Launch, Request, Target};

@@ -20,3 +20,9 @@ pub const ENVIRONMENT: usize = 128;
 
 /// The most bytes of a program's output that a reply carries.
 pub const OUTPUT: usize = 1024;
+
+/// The connections of one agent that a broker serves. A newcomer beyond them needs the place of a silent one.
+pub const CONNECTIONS: usize = 256;
+
+/// The most connections that a launcher hands to one broker, those included that the broker is ending.
+pub const CONNECTIONS_AT_MOST: usize = CONNECTIONS + 32;

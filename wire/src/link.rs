@@ -1,23 +1,25 @@
 //! What a broker and its launcher say to each other over their socketpair, and the policy as it is handed over.
 //!
-//! The launcher trusts no [`Order`]: it decodes a forwarded datagram again, reads the peer from the socket itself,
-//! and asks the policy itself.
+//! The launcher trusts no [`Order`]: it decodes a forwarded datagram again, knows the peer from having accepted the
+//! connection, and asks the policy itself.
 
 use crate::Reason;
 use serde::{Deserialize, Serialize};
 
-/// From the broker to the launcher.
+/// From the broker to the launcher. No order carries a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order<'a> {
-    /// The sandbox is closed and the listener is served.
+    /// The sandbox is closed; connections can be handed over.
     Ready {
         /// The layers in force, by name.
         layers: Vec<String>,
         /// The Landlock ABI in force; 0 is none.
         landlock_abi: u8,
     },
-    /// A request that the policy allows. Comes with exactly one descriptor: the client's connected socket.
+    /// A request that the policy allows.
     Forward {
+        /// The connection on which it came, by the number in [`Directive::Connection`].
+        connection: u64,
         /// When the broker read it, CLOCK_MONOTONIC in microseconds. For the audit record alone.
         received: u64,
         /// The client's datagram, as it came.
@@ -25,8 +27,8 @@ pub enum Order<'a> {
     },
     /// Denials that the broker answered itself since the last such order.
     Denied(Vec<DenialCount>),
-    /// How many connections are open now.
-    Connections(u32),
+    /// Connections whose copies the broker has closed.
+    Closed(Vec<u64>),
     /// A line that the policy allows, as the request that it is.
     Line {
         /// The line's number, as the directive had it.
@@ -41,6 +43,10 @@ pub enum Order<'a> {
         /// Why. There is no process behind it: its peer is 0.
         denial: DenialCount,
     },
+    /// The answer to [`Directive::Heartbeat`], with its number.
+    Heartbeat(u64),
+    /// So many allowed requests were answered `Busy` since the last such order, because the link was full.
+    LinkFull(u32),
 }
 
 /// Denials of one kind within about a second.
@@ -90,7 +96,7 @@ pub struct Excerpt {
 /// From the launcher to the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Directive {
-    /// Take no more connections, serve what has arrived on those there are, close them, exit.
+    /// Serve what has arrived on the connections there are, close them, exit.
     Drain,
     /// Read a line of a spool, and judge it. Answered with [`Order::Line`] or [`Order::LineDenied`].
     Line {
@@ -103,6 +109,27 @@ pub enum Directive {
         /// The line, without its end: at most [`LINE`](crate::limits::LINE) bytes of an agent's.
         text: Vec<u8>,
     },
+    /// Serve a connection that the launcher has accepted. Comes with exactly one descriptor: a copy of its socket.
+    /// Answered with [`Order::Closed`] once the copy is closed.
+    Connection(Accepted),
+    /// Answer with [`Order::Heartbeat`]. A broker that does not is replaced.
+    Heartbeat(u64),
+}
+
+/// A connection as the launcher accepted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its number, which no other connection of this launcher has had.
+    pub number: u64,
+    /// The process that connected, as the launcher numbers it; 0 when it is in a PID namespace that the launcher does not see.
+    pub pid: i32,
+    /// Its effective user when it connected.
+    pub uid: u32,
+    /// Its effective group when it connected.
+    pub gid: u32,
+    /// The kernel has refused descriptors on this connection from its first byte on (SO_PASSRIGHTS is 0, Linux 6.16). Else
+    /// a datagram may carry some, and receiving it may block.
+    pub guarded: bool,
 }
 
 /// The policy as the launcher hands it to the broker, in a sealed memfd.

@@ -84,7 +84,7 @@ pub enum Attach {
     /// They go to the container's log.
     #[default]
     None,
-    /// They are the three descriptors that come with the request.
+    /// The launcher makes pipes, and sends their other ends to the client. No request carries a descriptor.
     Streams,
 }
 
@@ -95,8 +95,13 @@ pub enum Target {
     Name(String),
     /// By its full ID.
     Container(String),
-    /// By the pidfd that comes with the request; the number is for messages.
-    Process(u32),
+    /// A process in it. No request carries a descriptor, so a process is named by two numbers.
+    Process {
+        /// Its number in the PID namespace of the process that asks.
+        pid: u32,
+        /// When it was started, in clock ticks since the boot: field 22 of `/proc/PID/stat`.
+        start_time: u64,
+    },
     /// By what it was launched as.
     Service {
         /// The command's base name.
@@ -110,7 +115,7 @@ impl Target {
     pub(crate) fn texts(&self) -> Vec<&str> {
         match self {
             Self::Name(text) | Self::Container(text) => vec![text],
-            Self::Process(_) => vec![],
+            Self::Process { .. } => vec![],
             Self::Service { command, netns } => std::iter::once(command.as_str())
                 .chain(netns.as_deref())
                 .collect(),

@@ -8,8 +8,9 @@
 )]
 
 use portcullis_wire::{
-    Attach, Body, Container, DenialCount, DeniedLaunch, Directive, Excerpt, Failure, Launch, Order,
-    PolicyBundle, PolicyText, Pong, Reason, Reply, Request, Response, State, Target, codec,
+    Accepted, Attach, Body, Container, DenialCount, DeniedLaunch, Directive, Excerpt, Failure,
+    Launch, Order, PolicyBundle, PolicyText, Pong, Reason, Reply, Request, Response, State, Target,
+    codec,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -94,11 +95,14 @@ fn every_request_has_its_number_and_its_order_of_fields() {
     );
     request(
         Body::Logs {
-            target: Target::Process(7),
+            target: Target::Process {
+                pid: 7,
+                start_time: 300,
+            },
             tail: Some(5),
             follow: true,
         },
-        "01050207010501",
+        "01050207ac02010501",
     );
     request(
         Body::Wait {
@@ -200,10 +204,11 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
     );
     order(
         &Order::Forward {
+            connection: 300,
             received: 128,
             datagram: b"PC",
         },
-        "018001025043",
+        "01ac028001025043",
     );
     order(
         &Order::Denied(vec![DenialCount {
@@ -240,7 +245,9 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
         }]),
         "0201080101720100000e00010163010103610062ac0201016e0100",
     );
-    order(&Order::Connections(5), "0305");
+    order(&Order::Closed(vec![5, 300]), "030205ac02");
+    order(&Order::Heartbeat(300), "06ac02");
+    order(&Order::LinkFull(300), "07ac02");
     let datagram = b"abc";
     order(
         &Order::Line {
@@ -273,6 +280,16 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
         text: b"n \xff".to_vec(),
     };
     assert_eq!(body_of(&line), "01ac02022f640163036e20ff");
+    let accepted = Accepted {
+        number: 300,
+        pid: 5,
+        uid: 300,
+        gid: 7,
+        guarded: true,
+    };
+    let connection = Directive::Connection(accepted);
+    assert_eq!(body_of(&connection), "02ac020aac020701");
+    assert_eq!(body_of(&Directive::Heartbeat(300)), "03ac02");
     assert_eq!(
         body_of(&PolicyBundle {
             agent: "a".into(),

@@ -48,7 +48,7 @@ fn target() -> impl Strategy<Value = Target> {
     prop_oneof![
         text().prop_map(Target::Name),
         text().prop_map(Target::Container),
-        any::<u32>().prop_map(Target::Process),
+        any::<(u32, u64)>().prop_map(|(pid, start_time)| Target::Process { pid, start_time }),
         (text(), option::of(text()))
             .prop_map(|(command, netns)| Target::Service { command, netns }),
     ]
@@ -112,7 +112,7 @@ proptest! {
 
     #[test]
     fn a_forwarded_datagram_arrives_as_it_was(received: u64, datagram in vec(any::<u8>(), 0..300)) {
-        let order = Order::Forward { received, datagram: &datagram };
+        let order = Order::Forward { connection: received, received, datagram: &datagram };
         let bytes = encode(&order).unwrap();
         prop_assert_eq!(decode::<Order>(&bytes).unwrap(), order);
     }

@@ -130,9 +130,9 @@ fn an_overlong_varint_is_malformed_wherever_it_stands() {
     // Replies and orders are as strict.
     assert!(codec::decode::<Response>(&raw(b"\x02\x07")).is_ok());
     assert!(codec::decode::<Response>(&raw(b"\x82\x00\x07")).is_err());
-    assert!(codec::decode::<Order>(&raw(b"\x03\x05")).is_ok());
-    assert!(codec::decode::<Order>(&raw(b"\x03\x85\x00")).is_err());
-    assert!(codec::decode::<Order>(&raw(b"\x03\x05\x00")).is_err());
+    assert!(codec::decode::<Order>(&raw(b"\x06\x05")).is_ok());
+    assert!(codec::decode::<Order>(&raw(b"\x06\x85\x00")).is_err());
+    assert!(codec::decode::<Order>(&raw(b"\x06\x05\x00")).is_err());
 }
 
 #[test]

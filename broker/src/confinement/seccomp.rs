@@ -1,16 +1,20 @@
-//! The layer `seccomp`: the system calls that serving takes, and no other. Anything else ends the process.
+//! The layer `seccomp`: the system calls that serving takes, with the descriptors that they may name, and no other. Anything
+//! else ends the process.
 //!
 //! The list was read off the running broker with glibc, static and dynamic, optimised and not; mprotect and madvise are
-//! for musl's allocator. It has nothing that makes a descriptor other than accepting a connection, nothing that takes a path,
-//! a process or a user, and nothing that makes memory executable. A kill and not an error, because whoever makes another
-//! call is no longer us; abort(3) ends by it too, once the panic's message has been written.
+//! for musl's allocator. It has nothing that takes a path, a process or a user, and nothing that makes memory executable.
+//! A descriptor comes in over the link alone, so from the launcher alone; nothing is sent to an address; and none of the
+//! descriptors that the filter knows by number can be closed and its number be given to another. A kill and not an error,
+//! because whoever makes another call is no longer us; abort(3) ends by it too, once the panic's message has been written.
 
+use crate::inheritance::LINK;
 use libc::c_long;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 
 /// The filter cannot be made or set.
 #[derive(Debug, thiserror::Error)]
@@ -18,25 +22,35 @@ pub enum SeccompError {
     /// It cannot be made.
     #[error("the filter cannot be made: {0}")]
     Make(#[from] seccompiler::BackendError),
+    /// No descriptor can be made to see which numbers are in use.
+    #[error("dup: {0}")]
+    Probe(#[from] rustix::io::Errno),
     /// The kernel does not take it.
     #[error("the kernel does not take the filter: {0}")]
     Set(#[from] seccompiler::Error),
 }
 
-/// Filters the system calls of the calling thread, for ever.
+/// Filters the system calls of the calling thread, for ever. Every descriptor that is open by then is protected: it cannot
+/// be closed.
 ///
 /// # Errors
 /// [`SeccompError`].
 pub fn close() -> Result<(), SeccompError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let filter = SeccompFilter::new(
-        allowed()?,
+        allowed(first_free()?)?,
         SeccompAction::KillProcess,
         SeccompAction::Allow,
         arch,
     )?;
     let program: seccompiler::BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// The lowest number that no descriptor has: connections get this one and those above.
+fn first_free() -> Result<u64, SeccompError> {
+    let probe = rustix::io::dup(rustix::stdio::stderr())?;
+    Ok(u64::from(probe.as_raw_fd().unsigned_abs()))
 }
 
 /// Allowed whatever their arguments are.
@@ -48,14 +62,8 @@ const PLAIN: &[c_long] = &[
     libc::SYS_epoll_wait,
     // Is this the end of the connection, or an empty datagram?
     libc::SYS_ppoll,
-    // The event loop's own descriptor, and the log.
-    libc::SYS_read,
-    libc::SYS_write,
-    // Datagrams of clients, and orders.
-    libc::SYS_recvmsg,
+    // Datagrams, without what may be attached to them.
     libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
-    libc::SYS_close,
     // The clock, where the vDSO has none, and the seeds of hash tables.
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
@@ -71,61 +79,61 @@ const PLAIN: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// An argument's place, and the bits of it that must have the value.
-struct Argument(u8, u64, u64);
+/// What an argument has to be. The lower 32 bits of it count.
+enum Argument {
+    /// The bits of the mask have this value.
+    Bits(u8, u64, u64),
+    /// It is less.
+    Below(u8, u64),
+    /// It is as much or more.
+    From(u8, u64),
+}
+
+use Argument::{Below, Bits, From};
 
 const WHOLE: u64 = 0xffff_ffff;
 
-/// Allowed if each of the arguments, of which the lower 32 bits count, is as it says.
-fn filtered() -> Vec<(c_long, Vec<Argument>)> {
+/// Allowed if each of the arguments is as it says. `first` is the lowest descriptor that a connection can have.
+fn filtered(first: u64) -> Vec<(c_long, Vec<Argument>)> {
     let bits = |value: libc::c_int| u64::from(value.cast_unsigned());
     let executable = bits(libc::PROT_EXEC);
     let anonymous = bits(libc::MAP_ANONYMOUS);
     vec![
-        (
-            libc::SYS_accept4,
-            vec![Argument(
-                3,
-                WHOLE,
-                bits(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK),
-            )],
-        ),
+        // Connections come over the link.
+        (libc::SYS_recvmsg, vec![Bits(0, WHOLE, bits(LINK))]),
+        // Connections alone.
+        (libc::SYS_close, vec![From(0, first)]),
+        // The event loop's own descriptor, and the log. Never a connection.
+        (libc::SYS_read, vec![Below(0, first)]),
+        (libc::SYS_write, vec![Below(0, first)]),
         (
             libc::SYS_shutdown,
-            vec![Argument(1, WHOLE, bits(libc::SHUT_RD))],
+            vec![From(0, first), Bits(1, WHOLE, bits(libc::SHUT_RD))],
         ),
+        // Ends a receive that blocks.
         (
-            libc::SYS_getsockopt,
-            vec![
-                Argument(1, WHOLE, bits(libc::SOL_SOCKET)),
-                Argument(2, WHOLE, bits(libc::SO_PEERCRED)),
-            ],
+            libc::SYS_setitimer,
+            vec![Bits(0, WHOLE, bits(libc::ITIMER_REAL))],
         ),
         (
             libc::SYS_mmap,
-            vec![
-                Argument(2, executable, 0),
-                Argument(3, anonymous, anonymous),
-            ],
+            vec![Bits(2, executable, 0), Bits(3, anonymous, anonymous)],
         ),
-        (libc::SYS_mprotect, vec![Argument(2, executable, 0)]),
+        (libc::SYS_mprotect, vec![Bits(2, executable, 0)]),
         (
             libc::SYS_madvise,
-            vec![Argument(2, WHOLE, bits(libc::MADV_FREE))],
+            vec![Bits(2, WHOLE, bits(libc::MADV_FREE))],
         ),
         (
             libc::SYS_madvise,
-            vec![Argument(2, WHOLE, bits(libc::MADV_DONTNEED))],
+            vec![Bits(2, WHOLE, bits(libc::MADV_DONTNEED))],
         ),
         // Whether a descriptor is open, as the standard library checks in debug builds before it closes one.
-        (
-            libc::SYS_fcntl,
-            vec![Argument(1, WHOLE, bits(libc::F_GETFD))],
-        ),
+        (libc::SYS_fcntl, vec![Bits(1, WHOLE, bits(libc::F_GETFD))]),
         // Waking nobody, as a condition variable does when the runtime is taken down.
         (
             libc::SYS_futex,
-            vec![Argument(
+            vec![Bits(
                 1,
                 WHOLE,
                 bits(libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG),
@@ -134,12 +142,12 @@ fn filtered() -> Vec<(c_long, Vec<Argument>)> {
     ]
 }
 
-fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
+fn allowed(first: u64) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
     let mut rules = BTreeMap::new();
     for call in PLAIN {
         rules.insert(number(*call), Vec::new());
     }
-    for (call, arguments) in filtered() {
+    for (call, arguments) in filtered(first) {
         rules
             .entry(number(call))
             .or_default()
@@ -151,9 +159,13 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, SeccompError> {
 }
 
 fn rule(arguments: &[Argument]) -> Result<SeccompRule, SeccompError> {
-    let conditions = arguments.iter().map(|Argument(place, mask, value)| {
-        let bits = SeccompCmpOp::MaskedEq(*mask);
-        SeccompCondition::new(*place, SeccompCmpArgLen::Dword, bits, *value)
+    let conditions = arguments.iter().map(|argument| {
+        let (place, operator, value) = match *argument {
+            Bits(place, mask, value) => (place, SeccompCmpOp::MaskedEq(mask), value),
+            Below(place, value) => (place, SeccompCmpOp::Lt, value),
+            From(place, value) => (place, SeccompCmpOp::Ge, value),
+        };
+        SeccompCondition::new(place, SeccompCmpArgLen::Dword, operator, value)
     });
     Ok(SeccompRule::new(conditions.collect::<Result<_, _>>()?)?)
 }
