@@ -97,8 +97,8 @@ pub struct InForce {
 /// The most descriptors: the connections, and room for the few others.
 const DESCRIPTORS: u64 = limits::CONNECTIONS_AT_MOST as u64 + 24;
 
-/// The most address space, in bytes. Serving takes a few MiB, and a policy of the largest size some thirty more.
-const MEMORY: u64 = 256 * 1024 * 1024;
+/// The most address space in bytes, beside what the program and its compiled policy have when the sandbox is closed.
+const MEMORY: u64 = 64 * 1024 * 1024;
 
 impl Confinement {
     /// Gives up everything but what the event loop needs to be set up. `parent` is the launcher, as it was at the start.
@@ -115,6 +115,10 @@ impl Confinement {
             1 => {}
             more => return Err(ConfinementError::Threads(more)),
         }
+        let size = address_space().map_err(|error| ConfinementError::Step {
+            step: "read /proc/self/statm",
+            error,
+        })?;
         let mut this = Self {
             optional: wanted.optional.clone(),
             in_force: InForce::default(),
@@ -135,7 +139,7 @@ impl Confinement {
         )?;
         let landlock = landlock::restrict().map(|abi| this.in_force.landlock_abi = abi);
         this.settle(Layer::Landlock, landlock)?;
-        limit_resources()?;
+        limit_resources(size + MEMORY)?;
         Ok(this)
     }
 
@@ -189,14 +193,14 @@ fn no_new_privileges() -> Result<(), LayerError> {
 }
 
 /// No process, no file, no core file, no locked memory, no message queue, few descriptors, little memory.
-fn limit_resources() -> Result<(), ConfinementError> {
+fn limit_resources(memory: u64) -> Result<(), ConfinementError> {
     for (step_name, resource, most) in [
         ("limit the processes", Resource::Nproc, 0),
         ("limit the core file", Resource::Core, 0),
         ("limit the size of files", Resource::Fsize, 0),
         ("limit locked memory", Resource::Memlock, 0),
         ("limit message queues", Resource::Msgqueue, 0),
-        ("limit the address space", Resource::As, MEMORY),
+        ("limit the address space", Resource::As, memory),
         ("limit the descriptors", Resource::Nofile, DESCRIPTORS),
     ] {
         step(
@@ -211,6 +215,15 @@ fn limit_resources() -> Result<(), ConfinementError> {
         )?;
     }
     Ok(())
+}
+
+/// How much of it there is now, in bytes.
+fn address_space() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').next().and_then(|pages| pages.parse().ok());
+    let pages: u64 = pages.ok_or(std::io::ErrorKind::InvalidData)?;
+    let size = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
+    Ok(pages.saturating_mul(size))
 }
 
 fn step(step: &'static str, result: Result<(), Errno>) -> Result<(), ConfinementError> {

@@ -140,6 +140,10 @@ fn no_capabilities_no_new_privileges_no_groups_and_another_user() {
         .lines()
         .find(|line| line.starts_with("Max address space"));
     assert!(!space.unwrap().contains("unlimited"), "{space:?}");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    assert!(files.unwrap().contains(" 312 "), "{files:?}");
 }
 
 /// The numbers of descriptors that the table of attacks names are what it takes them for.
@@ -181,6 +185,9 @@ fn empty_root_and_namespaces_hold_alone() {
     let interfaces = std::fs::read_to_string(format!("/proc/{}/net/dev", broker.pid())).unwrap();
     assert_eq!(interfaces.lines().skip(2).count(), 1, "{interfaces}");
     let listener = abstract_listener();
+    // Another agent's broker is a process of another user.
+    let other = bystander(4711);
+    let other = Number(other.pid());
     let mut stopped = stop(broker.pid());
     let directory = Number(libc::O_DIRECTORY as u64);
     let name = [b"\x01\x00".as_slice(), ABSTRACT_NAME].concat();
@@ -210,6 +217,8 @@ fn empty_root_and_namespaces_hold_alone() {
         ),
         (libc::SYS_connect, &[unix, name, length]),
         (libc::SYS_connect, &[unix, journal, Number(30)]),
+        (libc::SYS_kill, &[other, NONE]),
+        (libc::SYS_ptrace, &[Number(0x4206), other, NONE, NONE]),
         (libc::SYS_chroot, &[Bytes(b"/\0")]),
         (libc::SYS_setns, &[Number(4), NONE]),
     ] {

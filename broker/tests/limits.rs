@@ -11,6 +11,29 @@ const PLACES: usize = limits::CONNECTIONS;
 /// Enough for one in a hundred to say something.
 const PINGS: usize = 500;
 
+/// The limit on memory is beside what the policy takes, however large that is.
+#[test]
+fn policy_of_many_rules_leaves_room_to_serve() {
+    let (head, rule) = POLICY.split_once("[[launch]]").unwrap();
+    let mut policy = head.to_owned();
+    for number in 0..150 {
+        let command = format!("\"sleep-{number}\"");
+        let rule = rule.replace("\"sleep\"", &command);
+        let rule = rule.replace("test-sleep-", &format!("test-{number}-"));
+        policy.push_str(&format!("[[launch]]{rule}"));
+    }
+    policy.push_str(&"# filler\n".repeat(100_000));
+    let broker = Setup::new().policy(&policy).start();
+    let mut clients: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+    for client in &mut clients {
+        client.ping();
+    }
+    let mut launch = sleep("5");
+    launch.command = "sleep-149".to_owned();
+    clients[0].request(Body::Launch(launch));
+    broker.forwarded();
+}
+
 #[test]
 fn more_launches_than_the_policy_allows_are_denied_and_told_the_limit() {
     let broker = Setup::new()
