@@ -11,6 +11,7 @@ mod arguments;
 mod capabilities;
 mod hostile_broker;
 mod identity;
+mod in_flight;
 mod mounts;
 mod namespaces;
 mod ownership;
