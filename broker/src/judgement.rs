@@ -6,9 +6,8 @@
 use crate::bucket::Bucket;
 use crate::denials::{self, Refusal, denied};
 use portcullis_policy::{Decision, Denial, Peer, Policy, Rate, admits, decide};
-use portcullis_wire::line::{self, Line};
 use portcullis_wire::{
-    Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Request, Response, codec, limits,
+    Attach, Body, DecodeError, Launch, Pong, Reason, Reply, Request, Response, codec, limits, line,
 };
 use std::time::{Duration, Instant};
 
@@ -99,14 +98,8 @@ impl Judge {
         };
         let unreadable =
             |reason, message| refusal(reason, None, message, denials::unreadable(command, text));
-        let Line { netns, args } =
-            line::read(text).map_err(|error| unreadable(error.reason(), error.to_string()))?;
-        let launch = Launch {
-            command: command.to_owned(),
-            args,
-            netns,
-            ..Launch::default()
-        };
+        let launch = line::request(command, text)
+            .map_err(|error| unreadable(error.reason(), error.to_string()))?;
         let Some(policy) = &self.policy else {
             let reason = Reason::PolicyUnavailable;
             return Err(refusal(

@@ -89,6 +89,13 @@ fn attack(kind: &str, number: usize) {
         }
         return;
     }
+    if kind == "misread" {
+        if let Some(number) = link.line_to_judge() {
+            let datagram = &launch(&[FORGED])[..];
+            link.order(&Order::Line { number, datagram });
+        }
+        return link.wait_for_the_end();
+    }
     if kind == "mute" {
         let _ = link.line_to_judge();
         return link.wait_for_the_end();
@@ -416,6 +423,8 @@ fn lines(link: &mut Link, attack: usize) {
             };
             line(number, &ask(launch), &[]);
         },
+        // What the policy allows, and the line does not say.
+        &|| line(number, &forged, &[]),
         // A denial whose words are records and assignments.
         &|| denied(number),
     ];

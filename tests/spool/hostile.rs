@@ -109,6 +109,27 @@ fn a_line_over_which_brokers_end_is_denied_and_the_next_one_is_launched() {
     assert_eq!(host.engine().calls().runs().len(), 1);
 }
 
+/// The policy allows what such a broker makes of the line, so that only the line itself tells.
+#[test]
+fn misread_line_kills_broker_and_is_denied() {
+    let host = Host::new();
+    let spool = Spool::new(&host, "sleep");
+    let path = broker(&host, "misread");
+    let agent = with_spool(&host, &spool).broker_binary(path.clone());
+    spool.write("'' 1001");
+    let mut service = agent.start();
+    let record = denied(&service, &spool, "internal", "1001");
+    assert!(record["detail"].as_str().unwrap().contains("brokers"));
+    assert!(service.is_running() && service.operator().is_served());
+    let starts = fs::read_to_string(path.with_file_name("starts")).unwrap();
+    assert!(starts.lines().count() >= 3, "{starts}");
+    put(&path, &binary("portcullis-broker"));
+    spool.write("'' 1002");
+    launched(&service, &spool, "sleep-1002");
+    spool.wait_until_done(&agent);
+    assert_eq!(host.engine().calls().runs().len(), 1);
+}
+
 /// All other lines wait behind the one that a broker has.
 #[test]
 fn a_broker_that_keeps_a_line_to_itself_is_ended_and_the_next_one_answers_it() {

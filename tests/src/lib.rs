@@ -51,6 +51,6 @@ pub const NOISE: usize = 10;
 /// layers that no sandbox has,
 pub const LAYERS: usize = 7;
 /// answers to lines that were not asked for, or not so,
-pub const LINES: usize = 20;
+pub const LINES: usize = 21;
 /// and floods of reports.
 pub const FLOODS: usize = 2;

@@ -4,8 +4,8 @@
 //! expanded, so that lines of older wrappers read as they always did and every word that [`write`] takes comes back as it
 //! was. A line is a stranger's text: [`read`] takes no memory but in proportion to it.
 
-use crate::Reason;
 use crate::limits::{ARGUMENTS, LINE};
+use crate::{Launch, Reason};
 use std::mem;
 
 /// What one line says.
@@ -109,6 +109,20 @@ pub fn read(text: &[u8]) -> Result<Line, LineError> {
         return Err(LineError::TooMany);
     }
     Ok(Line { netns, args })
+}
+
+/// The request that one line of a spool of this command makes. Broker and launcher each read it by this.
+///
+/// # Errors
+/// As [`read`].
+pub fn request(command: &str, text: &[u8]) -> Result<Launch, LineError> {
+    let Line { netns, args } = read(text)?;
+    Ok(Launch {
+        command: command.to_owned(),
+        args,
+        netns,
+        ..Launch::default()
+    })
 }
 
 /// The words of a line, while they are read.

@@ -8,9 +8,7 @@ use crate::bucket::Bucket;
 use crate::service::Service;
 use crate::table::{Pending, ReplyTo};
 use portcullis_policy::Rate;
-use portcullis_wire::{
-    Attach, Body, DenialCount, Directive, Launch, Reason, Request, codec, limits,
-};
+use portcullis_wire::{Body, DenialCount, Directive, Launch, Reason, codec, limits, line};
 use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
@@ -46,9 +44,19 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Asking {
     id: LineId,
+    /// Its text, and the command of its spool.
+    text: Vec<u8>,
+    command: Arc<str>,
     number: u64,
     broker: u64,
     until: Instant,
+}
+
+impl Asking {
+    /// What the line asks for, as the launcher reads it; `None`: it is no line.
+    fn read(&self) -> Option<Launch> {
+        line::request(&self.command, &self.text).ok()
+    }
 }
 
 impl Default for Feed {
@@ -69,13 +77,17 @@ impl Feed {
         usize::from(self.asking.is_some())
     }
 
-    /// The line that this broker has, if it is that one.
-    fn answered(&mut self, broker: u64, number: u64) -> Result<LineId, String> {
-        let asked = |a: &mut Asking| a.broker == broker && a.number == number;
-        let asking = self.asking.take_if(asked);
-        let asking = asking.ok_or_else(|| "answered a line that it was not given".to_owned())?;
+    /// The line of this number, if this broker has it.
+    fn asked(&self, broker: u64, number: u64) -> Result<&Asking, String> {
+        let asked = self.asking.as_ref();
+        let asked = asked.filter(|a| a.broker == broker && a.number == number);
+        asked.ok_or_else(|| "answered a line that it was not given".to_owned())
+    }
+
+    /// The broker has answered the line that it had.
+    fn answered(&mut self) {
+        self.asking = None;
         self.ended = 0;
-        Ok(asking.id)
     }
 }
 
@@ -207,11 +219,12 @@ impl Service {
                 }
             };
             let number = self.lines.feed.next;
+            let command = Arc::clone(&take.command);
             let directive = Directive::Line {
                 number,
                 dir: take.dir.to_string(),
-                command: take.command.to_string(),
-                text,
+                command: command.to_string(),
+                text: text.clone(),
             };
             if !broker.broker.direct(&directive) {
                 return Some(now + BUSY.0);
@@ -223,6 +236,8 @@ impl Service {
             feed.next += 1;
             feed.asking = Some(Asking {
                 id,
+                text,
+                command,
                 number,
                 broker,
                 until,
@@ -241,15 +256,15 @@ impl Service {
         number: u64,
         datagram: &[u8],
     ) -> Result<(), String> {
-        let launch = match codec::decode_request(datagram) {
-            Ok(Request {
-                body: Body::Launch(launch),
-                ..
-            }) if is_a_line(&launch) => launch,
-            // The broker ends for it, and counts as one that has ended over the line.
-            _ => return Err("read a line as what no line can say".to_owned()),
-        };
-        let id = self.lines.feed.answered(broker, number)?;
+        let asking = self.lines.feed.asked(broker, number)?;
+        let own = asking.read().filter(|own| {
+            codec::decode_request(datagram)
+                .is_ok_and(|read| matches!(&read.body, Body::Launch(launch) if launch == own))
+        });
+        // A broker that is killed for it counts as one that has ended over the line.
+        let launch = own.ok_or_else(|| "read a line as what it does not say".to_owned())?;
+        let id = asking.id;
+        self.lines.feed.answered();
         let Some(take) = self.lines.takes.get(&id.take) else {
             return Ok(());
         };
@@ -283,7 +298,8 @@ impl Service {
         number: u64,
         denial: &DenialCount,
     ) -> Result<(), String> {
-        let id = self.lines.feed.answered(broker, number)?;
+        let id = self.lines.feed.asked(broker, number)?.id;
+        self.lines.feed.answered();
         if generation != self.generation() {
             // By the policy that was reloaded meanwhile.
             self.lines.put_back(id);
@@ -364,12 +380,4 @@ impl Service {
 fn is_for_now(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
-}
-
-/// Whether a line can say this.
-fn is_a_line(launch: &Launch) -> bool {
-    launch.image.is_none()
-        && launch.env.is_empty()
-        && launch.attach == Attach::None
-        && !launch.dry_run
 }

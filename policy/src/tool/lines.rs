@@ -113,11 +113,5 @@ pub(super) fn peer(spool: &Spool) -> Peer {
 
 /// What a line of this spool asks for.
 pub(super) fn launch(spool: &Spool, text: &[u8]) -> Result<Launch, LineError> {
-    let line = line::read(text)?;
-    Ok(Launch {
-        command: spool.command.to_string(),
-        args: line.args,
-        netns: line.netns,
-        ..Launch::default()
-    })
+    line::request(&spool.command, text)
 }
