@@ -1,5 +1,7 @@
 //! One JSON object, written by hand: a few fields do not need a library in a binary that is to stay small.
 
+use portcullis_wire::hidden::is_hidden;
+
 /// An object that is being written.
 #[derive(Debug)]
 pub(crate) struct Object(String);
@@ -83,8 +85,12 @@ impl Object {
         for c in text.chars() {
             match c {
                 '"' | '\\' => self.0.extend(['\\', c]),
-                // DEL and the C1 set need no escape in JSON, but do something to a terminal.
-                c if c.is_control() => self.0.push_str(&format!("\\u{:04x}", u32::from(c))),
+                // JSON may come to a terminal, too, and needs no escape of most of these.
+                c if is_hidden(c) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        self.0.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
                 c => self.0.push(c),
             }
         }
@@ -94,11 +100,11 @@ impl Object {
 
 #[cfg(test)]
 mod tests {
-    use super::Object;
+    use super::{Object, is_hidden};
 
     #[test]
     fn what_is_written_reads_back_as_it_was() {
-        let odd = "\"\\\n\t\u{0}\u{1b}\u{7f}\u{9b}ä😀";
+        let odd = "\"\\\n\t\u{0}\u{1b}\u{7f}\u{9b}\u{61c}\u{e0041}ä😀";
         let line = Object::answer("pong")
             .text("odd", odd)
             .optional_text("none", None)
@@ -108,7 +114,7 @@ mod tests {
             .optional_number("no", None)
             .truth("t", true)
             .line();
-        assert!(line.ends_with("}\n") && !line.trim_end().contains(|c: char| c.is_control()));
+        assert!(line.ends_with("}\n") && !line.trim_end().contains(is_hidden));
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(read["odd"], odd);
         assert_eq!(read["list"][1], odd);

@@ -2,7 +2,7 @@
 //! exit code that says what became of it. Where there is no broker, a launch is written into the command's spool.
 //!
 //! It runs in the agent's container, where nothing is trusted: what it sends is a wish. It trusts answers as far as to
-//! print them (control characters escaped, but for a container's log that goes to a file or a pipe), starts no process,
+//! print them (hidden characters escaped, but for a container's log that goes to a file or a pipe), starts no process,
 //! and leaves no descriptor to anybody.
 #![forbid(unsafe_code)]
 

@@ -3,6 +3,7 @@
 //! Text that came over the socket is shown, never obeyed: whatever could move a cursor or hide a word is escaped.
 
 use crate::outcome::{FAILURE, Outcome};
+use portcullis_wire::hidden;
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::mem;
 
@@ -94,30 +95,12 @@ fn shown_bytes(bytes: &[u8]) -> String {
 
 /// A text on one line.
 pub(crate) fn line(text: &str) -> String {
-    shown(text, false)
+    hidden::escaped(text, &[])
 }
 
 /// A text whose line breaks and tabs stay.
 pub(crate) fn lines(text: &str) -> String {
-    shown(text, true)
-}
-
-fn shown(text: &str, breaks: bool) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        let harmless = match c {
-            '\n' | '\t' => breaks,
-            // Line and paragraph separators, and what changes the direction of text.
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
-            c => !c.is_control(),
-        };
-        if harmless {
-            shown.push(c);
-        } else {
-            shown.extend(c.escape_default());
-        }
-    }
-    shown
+    hidden::escaped(text, &['\n', '\t'])
 }
 
 #[cfg(test)]
@@ -126,9 +109,10 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_is_written() {
-        let hostile = "a\u{1b}[2Jb\r\u{202e}\u{9b}c\nd\te ä";
-        assert_eq!(line(hostile), "a\\u{1b}[2Jb\\r\\u{202e}\\u{9b}c\\nd\\te ä");
-        assert_eq!(lines(hostile), "a\\u{1b}[2Jb\\r\\u{202e}\\u{9b}c\nd\te ä");
+        let hostile = "a\u{1b}[2Jb\r\u{202e}\u{9b}\u{200b}\u{61c}\u{feff}c\nd\te ä";
+        let shown = "a\\u{1b}[2Jb\\r\\u{202e}\\u{9b}\\u{200b}\\u{61c}\\u{feff}c";
+        assert_eq!(line(hostile), format!("{shown}\\nd\\te ä"));
+        assert_eq!(lines(hostile), format!("{shown}\nd\te ä"));
     }
 
     #[test]

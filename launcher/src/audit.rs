@@ -6,6 +6,7 @@
 use crate::bucket::Bucket;
 use crate::cgroup::ContainerId;
 use portcullis_policy::{Peer, Rate};
+use portcullis_wire::hidden::is_hidden;
 use portcullis_wire::{DenialCount, Excerpt, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
@@ -363,7 +364,7 @@ fn cut_of(text: &str, bytes: usize, most: usize) -> String {
         let from = out.len();
         match c {
             ' '..='~' if c != '\'' && c != '\\' => out.push(c),
-            c if c.is_alphanumeric() && !c.is_ascii() => out.push(c),
+            c if c.is_alphanumeric() && !c.is_ascii() && !is_hidden(c) => out.push(c),
             c => out.extend(c.escape_default()),
         }
         left = left.saturating_sub(out.get(from..).map_or(0, in_json));
@@ -466,9 +467,10 @@ mod tests {
 
     #[test]
     fn forged_fields_and_lines_stay_one_escaped_text() {
-        let forged = "x\",\"verdict\":\"launched\"}\n{\"verdict\":\"launched\u{2028}\u{202e}' 'y";
+        let forged =
+            "x\",\"verdict\":\"launched\"}\n{\"verdict\":\"launched\u{2028}\u{202e}' 'y\u{3164}";
         let text = cut(forged, TEXT);
-        assert!(!text.contains(['\n', '\u{2028}', '\u{202e}']));
+        assert!(!text.contains(is_hidden));
         assert!(!text.replace("\\'", "").contains('\''));
     }
 

@@ -8,6 +8,7 @@ use crate::host_config::EngineConfig;
 use crate::image::ImageCache;
 use crate::logs::Followed;
 use crate::pidfd::{Pidfd, pidfd_of, wait_ended};
+use portcullis_wire::hidden;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -88,7 +89,7 @@ pub enum EngineError {
         processes: Vec<u32>,
     },
     /// It ended with an error.
-    #[error("podman {what}: {status}: {stderr}")]
+    #[error("podman {what}: {status}: {}", shown(stderr))]
     Failed {
         /// The subcommand.
         what: String,
@@ -98,7 +99,7 @@ pub enum EngineError {
         stderr: String,
     },
     /// It said something that is not understood.
-    #[error("podman {what} answered what is not understood: {answer}")]
+    #[error("podman {what} answered what is not understood: {}", shown(answer))]
     Answer {
         /// The subcommand.
         what: String,
@@ -115,6 +116,11 @@ impl EngineError {
             if ["no such container", "no such image", "no such object", "image not known"]
                 .iter().any(|text| stderr.to_ascii_lowercase().contains(text)))
     }
+}
+
+/// podman's words, which may repeat an agent's, for a log.
+fn shown(text: &str) -> String {
+    hidden::escaped(text, &['\n', '\t'])
 }
 
 /// One podman under way. Dropping it leaves podman alone.

@@ -158,7 +158,7 @@ fn rule_name<'a>(text: Option<&'a Text>, findings: &mut Findings) -> Option<&'a 
 
 pub(crate) fn command_name<'a>(text: Option<&'a Text>, findings: &mut Findings) -> Option<&'a str> {
     let text = text?;
-    let plain = |c: char| !crate::spelling::is_invisible(c) && c != '/' && c != ' ';
+    let plain = |c: char| !portcullis_wire::hidden::is_hidden(c) && c != '/' && c != ' ';
     let good = (1..=128).contains(&text.text.len())
         && !text.text.starts_with(['-', '.'])
         && text.text.chars().all(plain);

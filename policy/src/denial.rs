@@ -67,7 +67,7 @@ pub(crate) fn quoted(text: &str) -> String {
             quoted.push('…');
             break;
         }
-        if crate::spelling::is_invisible(character) && escape.len() == 1 {
+        if portcullis_wire::hidden::is_hidden(character) && escape.len() == 1 {
             quoted.extend(character.escape_unicode());
         } else {
             quoted.extend(escape);

@@ -260,14 +260,14 @@ fn shell_word(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    if !word.contains(crate::spelling::is_invisible) {
+    if !word.contains(portcullis_wire::hidden::is_hidden) {
         return format!("'{}'", word.replace('\'', "'\\''"));
     }
     let mut quoted = String::from("$'");
     for character in word.chars() {
         match character {
             '\'' | '\\' => quoted.extend(['\\', character]),
-            hidden if crate::spelling::is_invisible(hidden) => {
+            hidden if portcullis_wire::hidden::is_hidden(hidden) => {
                 let mut bytes = [0; 4];
                 for byte in hidden.encode_utf8(&mut bytes).bytes() {
                     quoted.push_str(&format!("\\x{byte:02x}"));

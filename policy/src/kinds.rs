@@ -4,9 +4,10 @@
 //! at the start of a text is: the longest run of its alphabet, or nothing when that run is no value.
 
 use crate::spelling::{
-    decimal, has_invisible, is_hex, is_hostname, is_hostname_byte, is_invisible, is_ip_byte,
-    is_ipv4, is_ipv4_byte, is_ipv6, is_path, is_word, is_word_byte, while_all,
+    decimal, has_hidden, is_hex, is_hostname, is_hostname_byte, is_ip_byte, is_ipv4, is_ipv4_byte,
+    is_ipv6, is_path, is_word, is_word_byte, while_all,
 };
+use portcullis_wire::hidden::is_hidden;
 use std::fmt;
 
 /// What a placeholder accepts.
@@ -62,8 +63,8 @@ impl Kind {
             Self::Ipv4 => while_all(input, is_ipv4_byte),
             Self::Ip | Self::Ipv6 => while_all(input, is_ip_byte),
             Self::Cidr => while_all(input, |byte| is_ip_byte(byte) || byte == b'/'),
-            Self::Path(_) | Self::Text if !has_invisible(input) => input.len(),
-            Self::Path(_) | Self::Text => input.find(is_invisible).unwrap_or(input.len()),
+            Self::Path(_) | Self::Text if !has_hidden(input) => input.len(),
+            Self::Path(_) | Self::Text => input.find(is_hidden).unwrap_or(input.len()),
             Self::One(options) => {
                 let found = options
                     .iter()
@@ -530,7 +531,7 @@ mod tests {
                 prop_assert!(length > 0);
                 let value = text.get(..length).unwrap();
                 prop_assert_eq!(kind.run(value), Some(length));
-                prop_assert!(!value.contains(crate::spelling::is_invisible));
+                prop_assert!(!value.contains(super::is_hidden));
             }
         }
 

@@ -223,7 +223,7 @@ fn check_vars(document: &Document, findings: &mut Findings) {
             let title = format!("{:?} is bound for every rule", name.text);
             findings.add(Finding::new(&name.place, title, "bound again").help("use another name"));
         }
-        if value.text.is_empty() || value.text.contains(crate::spelling::is_invisible) {
+        if value.text.is_empty() || value.text.contains(portcullis_wire::hidden::is_hidden) {
             let title = format!(
                 "the variable {:?} is empty or has control characters",
                 name.text

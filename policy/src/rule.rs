@@ -6,7 +6,7 @@ use crate::bindings::{Bindings, IMAGE, NETNS, SlotKind};
 use crate::image::{Reference, reference};
 use crate::pattern::{Pattern, Template};
 use crate::plan::{LaunchPlan, Mount, OnConflict, Ready, Settings, Source};
-use crate::spelling::{has_invisible, is_path, is_relative_path};
+use crate::spelling::{has_hidden, is_path, is_relative_path};
 use portcullis_wire::{Launch, Reason};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +99,7 @@ fn is_plain_netns(name: &str) -> bool {
         && name != ".."
         && !name.starts_with('-')
         && !name.bytes().any(|byte| matches!(byte, b'/' | b':' | b','))
-        && !has_invisible(name)
+        && !has_hidden(name)
 }
 
 /// Whether podman takes this as a container's name.

@@ -2,6 +2,7 @@
 //!
 //! Plain predicates on text that may come from anybody; none of them allocates or panics.
 
+use portcullis_wire::hidden::is_hidden;
 use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
 
@@ -96,34 +97,19 @@ pub(crate) fn is_path(value: &str) -> bool {
     value.strip_prefix('/').is_some_and(is_relative_path)
 }
 
-/// Components with one `/` between, none of them empty, `.` or `..`; nothing invisible.
+/// Components with one `/` between, none of them empty, `.` or `..`; nothing hidden.
 pub(crate) fn is_relative_path(value: &str) -> bool {
     let mut parts = value.as_bytes().split(|byte| *byte == b'/');
-    parts.all(|part| !matches!(part, [] | [b'.'] | [b'.', b'.'])) && !has_invisible(value)
+    parts.all(|part| !matches!(part, [] | [b'.'] | [b'.', b'.'])) && !has_hidden(value)
 }
 
 /// Whether a character is in it that a person does not see.
-pub(crate) fn has_invisible(text: &str) -> bool {
+pub(crate) fn has_hidden(text: &str) -> bool {
     // No early end: so the compiler makes vector instructions of it.
     let plain = |byte: &u8| matches!(byte, b' '..=b'~');
     let all = text
         .as_bytes()
         .iter()
         .fold(true, |all, byte| all & plain(byte));
-    !all && text.contains(is_invisible)
-}
-
-/// Control, format and line-separator characters (Unicode's Cc, Cf, Zl and Zp): what a person does not see.
-pub(crate) fn is_invisible(character: char) -> bool {
-    match character {
-        '\0'..='\u{1f}' | '\u{7f}' => true,
-        ' '..='~' => false,
-        _ => matches!(
-            u32::from(character),
-            0x80..=0x9f | 0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x890..=0x891 | 0x8e2 | 0x180e
-            | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb
-            | 0x110bd | 0x110cd | 0x13430..=0x1343f | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a
-            | 0xe0001 | 0xe0020..=0xe007f
-        ),
-    }
+    !all && text.contains(is_hidden)
 }

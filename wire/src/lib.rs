@@ -7,6 +7,7 @@
 
 mod agent;
 pub mod codec;
+pub mod hidden;
 mod layer;
 pub mod limits;
 pub mod line;
