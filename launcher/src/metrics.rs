@@ -132,6 +132,12 @@ impl Service {
             self.spools.problems(),
         );
         text.one(
+            "spools_unwatched",
+            "gauge",
+            "Spools that are looked at every second, because inotify is used up.",
+            self.spools.unwatched(),
+        );
+        text.one(
             "brokers_started",
             "counter",
             "Brokers that were started.",

@@ -148,9 +148,7 @@ impl Service {
         service.add(key::SIGNALS, service.signals.as_fd())?;
         service.add(key::WORKERS, service.workers.wake())?;
         service.add(key::OPERATOR, service.operator.listener())?;
-        for (key, fd) in service.spools.descriptors() {
-            service.add(key, fd.as_fd())?;
-        }
+        service.add(key::TAKERS, service.spools.wake())?;
         if let Err(problem) = service.load_policy() {
             service.status.policy_is_broken = true;
             tracing::error!(

@@ -1,7 +1,7 @@
 //! The file and timestamp transport: lines that agents leave in files, on the same way as datagrams.
 //!
 //! A thread for each spool of the policy takes lines into the journal, when something is written there, at the start, and
-//! every minute in case nobody was told. From there they are handed to the broker one by one, which reads and judges them,
+//! every minute in case nobody was told, or every second where the kernel tells nothing. From there they are handed to the broker one by one, which reads and judges them,
 //! and are then requests like any other; what becomes of each ends it, or has it tried again.
 
 mod feed;
@@ -14,17 +14,17 @@ mod taker;
 pub(crate) use journal::Journal;
 pub(crate) use lines::{Line, Lines};
 
-use crate::service::{Service, key};
+use crate::service::Service;
 use looks::Watched;
 use portcullis_policy::Spool;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use taker::{Dropped, TakeError, Taken, Taker};
 
@@ -37,7 +37,10 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Spools {
     journal: Arc<Journal>,
     arrivals: Arc<AtomicU64>,
-    watches: Arc<OwnedFd>,
+    /// inotify, where the kernel has an instance for us.
+    watches: Arc<OnceLock<OwnedFd>>,
+    /// When one is asked for, where there is none.
+    listen_at: Instant,
     /// Until then nothing that is told is listened to.
     deaf_until: Option<Instant>,
     wake: Arc<OwnedFd>,
@@ -64,11 +67,11 @@ struct Looked {
 impl Spools {
     pub(crate) fn new(journal: Journal, arrivals: Arc<AtomicU64>) -> io::Result<Self> {
         let (tell, outcomes) = channel();
-        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         Ok(Self {
             journal: Arc::new(journal),
             arrivals,
-            watches: Arc::new(inotify::init(flags)?),
+            watches: Arc::default(),
+            listen_at: Instant::now(),
             deaf_until: None,
             wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             tell,
@@ -80,9 +83,9 @@ impl Spools {
         })
     }
 
-    /// What is readable when something happened in a spool, and when a taker is done.
-    pub(crate) fn descriptors(&self) -> [(u64, &OwnedFd); 2] {
-        [(key::WATCHES, &self.watches), (key::TAKERS, &self.wake)]
+    /// What is readable when a taker is done.
+    pub(crate) fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 
     /// Whether a taker is at work, or waits for a lock.
@@ -105,6 +108,19 @@ impl Spools {
     pub(crate) fn problem(&self) -> Option<&str> {
         let watched = self.watched.values().find_map(|w| w.problem.as_deref());
         watched.or(self.untaken.first().map(String::as_str))
+    }
+
+    /// How many the kernel tells nothing of.
+    pub(crate) fn unwatched(&self) -> usize {
+        let unwatched = |watched: &&Watched| watched.unwatched.is_some();
+        self.watched.values().filter(unwatched).count()
+    }
+
+    fn remove_watch(&self, watch: i32) {
+        if let Some(watches) = self.watches.get() {
+            // Its directory may be gone, and the watch with it.
+            let _ = inotify::remove_watch(watches, watch);
+        }
     }
 
     fn add(&mut self, spool: &Spool) -> io::Result<()> {
@@ -154,15 +170,19 @@ impl Service {
             return;
         };
         let wanted = policy.spools();
-        let watches = &self.spools.watches;
-        self.spools.watched.retain(|_, watched| {
-            let stays = wanted.contains(&watched.spool);
-            if let Some(watch) = watched.watch.filter(|_| !stays) {
-                // Another one may have the same directory by now, and watches it anew with its first look.
-                let _ = inotify::remove_watch(watches, watch);
-            }
-            stays
-        });
+        let old = |watched: &&Watched| !wanted.contains(&watched.spool);
+        for watch in self
+            .spools
+            .watched
+            .values()
+            .filter(old)
+            .filter_map(|w| w.watch)
+        {
+            // Another one may have the same directory by now, and watches it anew with its first look.
+            self.spools.remove_watch(watch);
+        }
+        let watched = &mut self.spools.watched;
+        watched.retain(|_, watched| wanted.contains(&watched.spool));
         self.spools.untaken.clear();
         for spool in wanted {
             if self.spools.watched.values().any(|w| w.spool == *spool) {
@@ -260,19 +280,21 @@ impl Service {
             let others = self.spools.watched.values();
             let unused = |watch: &i32| !others.clone().any(|w| w.watch == Some(*watch));
             if let Some(watch) = taken.watch.filter(unused) {
-                let _ = inotify::remove_watch(&self.spools.watches, watch);
+                self.spools.remove_watch(watch);
             }
             return;
         };
         let watch_is_new = taken.watch != watched.watch;
-        if let Some(watch) = taken.watch {
-            let old = watched.watch.replace(watch).filter(|old| *old != watch);
-            if let Some(old) = old {
-                // The directory was made anew.
-                let _ = inotify::remove_watch(&self.spools.watches, old);
-            }
+        let mut old = None;
+        if taken.watch.is_some() || taken.unwatched.is_some() {
+            old = std::mem::replace(&mut watched.watch, taken.watch);
         }
         watched.was_looked_at(now, copied, watch_is_new, error.is_some());
+        if let Some(old) = old.filter(|_| watch_is_new) {
+            // The directory was made anew.
+            self.spools.remove_watch(old);
+        }
+        self.spool_is_watched(number, taken.watch, taken.unwatched);
         self.spool_is(number, error);
     }
 

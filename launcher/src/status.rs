@@ -63,6 +63,12 @@ impl Service {
         if let Some(problem) = self.spools.problem() {
             parts.push(format!("a spool cannot be taken from: {problem}"));
         }
+        if self.spools.unwatched() > 0 {
+            let unwatched = self.spools.unwatched();
+            parts.push(format!(
+                "{unwatched} spools looked at every second: inotify is used up"
+            ));
+        }
         let generation = self.policy.as_ref().map(|policy| policy.generation());
         parts.push(format!("policy {}", generation.unwrap_or("none")));
         parts.push(format!(

@@ -189,7 +189,7 @@ fn one_that_was_replaced_has_ended_like_any_other() {
     assert_ne!(first.container, second.container);
     assert_eq!(service.list(false)[0].last_exit, Some(5));
     let ended = "portcullis_side_containers_ended_total{agent=\"blue\"} 1";
-    assert!(metrics(&service).lines().any(|line| line == ended));
+    assert!(service.metrics().lines().any(|line| line == ended));
 }
 
 /// The processor time that a process has taken, in clock ticks.
@@ -293,22 +293,6 @@ fn an_agent_stops_lists_and_reads_nothing() {
     assert_eq!(service.list(false)[0].state, State::Running);
 }
 
-/// The text of the answer to `Metrics`.
-fn metrics(service: &Service) -> String {
-    let mut operator = service.operator();
-    let id = operator.send(Body::Metrics).unwrap();
-    let mut text = Vec::new();
-    loop {
-        let response = operator.reply();
-        assert_eq!(response.id, id);
-        match response.reply {
-            Reply::Chunk { bytes } => text.extend(bytes),
-            Reply::Done { .. } => return String::from_utf8(text).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[test]
 fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_them() {
     let host = Host::new();
@@ -331,10 +315,10 @@ fn metrics_count_answers_by_verdict_and_reason_and_no_word_of_a_client_is_in_the
     ];
     // The broker's denials come within a second.
     holds("all are counted", || {
-        let text = metrics(&service);
+        let text = service.metrics();
         lines.iter().all(|line| text.lines().any(|l| l == *line))
     });
-    let text = metrics(&service);
+    let text = service.metrics();
     assert!(
         text.ends_with("\n# EOF\n") && !text.contains("666"),
         "{text}"

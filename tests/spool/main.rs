@@ -22,6 +22,7 @@ mod reload;
 mod storm;
 mod transports;
 mod triggers;
+mod watches;
 
 use portcullis_tests::{Agent, Audit, Host, Service, Spool, holds, until};
 use serde_json::Value;

@@ -114,6 +114,27 @@ impl Service {
         }
     }
 
+    /// The text of the answer to `Metrics`.
+    ///
+    /// # Panics
+    /// When the answer is another.
+    #[must_use]
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let mut operator = self.operator();
+        let id = operator.send(Body::Metrics).expect("a request");
+        let mut text = Vec::new();
+        loop {
+            let response = operator.reply();
+            assert_eq!(response.id, id);
+            match response.reply {
+                Reply::Chunk { bytes } => text.extend(bytes),
+                Reply::Done { .. } => return String::from_utf8(text).expect("a text"),
+                other => panic!("no metrics: {other:?}"),
+            }
+        }
+    }
+
     /// The launcher.
     #[must_use]
     pub fn launcher(&self) -> Process {

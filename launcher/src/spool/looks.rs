@@ -1,6 +1,9 @@
 //! When a spool is looked at: when something is told of it, again after what went wrong, and at the latest after a minute;
 //! and what its operator is told where that is in vain.
 //!
+//! The kernel counts inotify's instances and watches by user, and so together with those of any container's uid 0 that has
+//! no user namespace. Where they are used up, spools are looked at every second instead.
+//!
 //! An agent can touch its files as often as it likes, so whatever is told is listened to only after a pause.
 
 use crate::service::{Service, key};
@@ -18,6 +21,10 @@ use std::time::{Duration, Instant};
 
 /// A spool is looked at so often although nothing is told of it: some file systems tell nothing.
 const LOOK: Duration = Duration::from_secs(60);
+/// And so often where the kernel tells nothing.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// The pause before inotify is asked for again.
+const LISTEN: Duration = Duration::from_secs(5);
 /// The shortest pause between two looks at a spool, and during which nothing that is told is listened to: whoever touches
 /// files all the time costs the host no more than that.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -37,6 +44,8 @@ pub(super) struct Watched {
     /// Its taker has the lock.
     locked: Arc<AtomicBool>,
     pub(super) watch: Option<i32>,
+    /// Why the kernel tells nothing of it.
+    pub(super) unwatched: Option<Errno>,
     /// When it was asked to take, while it has not.
     pub(super) asked: Option<Instant>,
     look_at: Instant,
@@ -60,6 +69,7 @@ impl Watched {
             ended,
             locked,
             watch: None,
+            unwatched: None,
             asked: None,
             look_at: Instant::now(),
             rests_until: Instant::now(),
@@ -86,7 +96,8 @@ impl Watched {
             self.pause = (self.pause * 2).min(AGAIN.1);
         } else {
             self.pause = AGAIN.0;
-            self.look_at = now + if told { PAUSE } else { LOOK };
+            let untold = if self.watch.is_some() { LOOK } else { UNTOLD };
+            self.look_at = now + if told { PAUSE } else { untold };
         }
     }
 }
@@ -101,8 +112,12 @@ impl Drop for Watched {
 impl Service {
     /// Something happened in a directory that is watched.
     pub(crate) fn spools_are_touched(&mut self) {
+        let watches = Arc::clone(&self.spools.watches);
+        let Some(watches) = watches.get() else {
+            return;
+        };
         let mut buffer = [MaybeUninit::uninit(); 8192];
-        let mut reader = inotify::Reader::new(&self.spools.watches, &mut buffer);
+        let mut reader = inotify::Reader::new(watches, &mut buffer);
         let now = Instant::now();
         // As much as was read at once; what is left is still there after the pause.
         loop {
@@ -131,7 +146,7 @@ impl Service {
                 break;
             }
         }
-        if epoll::delete(&self.epoll, &self.spools.watches).is_ok() {
+        if epoll::delete(&self.epoll, watches).is_ok() {
             self.spools.deaf_until = Some(now + PAUSE);
         }
     }
@@ -158,17 +173,65 @@ impl Service {
         watched.problem = problem;
     }
 
+    /// Says that the kernel tells nothing of a spool, or that it does again.
+    pub(super) fn spool_is_watched(
+        &mut self,
+        number: u64,
+        watch: Option<i32>,
+        unwatched: Option<Errno>,
+    ) {
+        let Some(watched) = self.spools.watched.get_mut(&number) else {
+            return;
+        };
+        let (agent, spool) = (self.options.agent.as_str(), &*watched.spool.dir);
+        match (watch, unwatched) {
+            (_, Some(errno)) if watched.unwatched.is_none() => tracing::warn!(
+                agent,
+                spool,
+                "cannot watch spool; looking every second: {errno}. hint: all containers' uid 0 counts against \
+                 fs.inotify.max_user_instances and max_user_watches"
+            ),
+            (Some(_), None) if watched.unwatched.is_some() => {
+                tracing::info!(agent, spool, "watching spool again");
+            }
+            (None, None) => return,
+            _ => {}
+        }
+        self.status.outdated |= watched.unwatched != unwatched;
+        watched.unwatched = unwatched;
+    }
+
+    /// Asks for inotify where there is none; says when to ask again.
+    fn listen_to_spools(&mut self, now: Instant) -> Option<Instant> {
+        let spools = &mut self.spools;
+        if !spools.any() || spools.watches.get().is_some() {
+            return None;
+        }
+        if spools.listen_at > now {
+            return Some(spools.listen_at);
+        }
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let Ok(watches) = inotify::init(flags) else {
+            spools.listen_at = now + LISTEN;
+            return Some(spools.listen_at);
+        };
+        let _ = spools.watches.set(watches);
+        // To be listened to at once.
+        spools.deaf_until = Some(now);
+        None
+    }
+
     /// Has lines taken where it is time; says when it is time again.
     pub(crate) fn look_at_spools(&mut self, now: Instant) -> Option<Instant> {
         if self.stopping.is_some() {
             return None;
         }
-        let mut next = None;
-        if let Some(until) = self.spools.deaf_until {
-            if until <= now && self.add(key::WATCHES, self.spools.watches.as_fd()).is_ok() {
+        let mut next = self.listen_to_spools(now);
+        if let (Some(until), Some(watches)) = (self.spools.deaf_until, self.spools.watches.get()) {
+            if until <= now && self.add(key::WATCHES, watches.as_fd()).is_ok() {
                 self.spools.deaf_until = None;
             } else {
-                next = Some(until.max(now + PAUSE / 5));
+                next = next.into_iter().chain([until.max(now + PAUSE / 5)]).min();
             }
         }
         let room = self.lines.have_room();
@@ -233,6 +296,7 @@ mod tests {
     #[test]
     fn what_was_told_during_a_look_or_by_a_new_watch_is_looked_for_soon() {
         let mut watched = watched();
+        watched.watch = Some(1);
         let now = watched.look_at;
         watched.was_looked_at(now, 0, false, false);
         assert_eq!(watched.look_at, now + PAUSE);
@@ -241,6 +305,15 @@ mod tests {
             watched.was_looked_at(now, 0, watch_is_new, false);
             assert_eq!(watched.look_at, now + pause);
         }
+    }
+
+    #[test]
+    fn unwatched_spools_are_looked_at_every_second() {
+        let mut watched = watched();
+        let now = watched.look_at;
+        watched.look_at = now + LOOK;
+        watched.was_looked_at(now, 0, false, false);
+        assert_eq!(watched.look_at, now + UNTOLD);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The most lines that are taken at once.
 pub(super) const MOST: usize = 65_536;
@@ -33,6 +33,8 @@ pub(crate) struct Taken {
     pub(crate) dropped: Vec<Dropped>,
     /// The watch on the directory.
     pub(crate) watch: Option<i32>,
+    /// Why there is none.
+    pub(crate) unwatched: Option<Errno>,
 }
 
 /// What was taken out of the file and is not in the journal.
@@ -71,7 +73,7 @@ fn place(path: &Path, problem: impl Into<String>) -> TakeError {
 pub(super) struct Taker {
     pub(super) spool: Spool,
     pub(super) journal: Arc<Journal>,
-    pub(super) watches: Arc<OwnedFd>,
+    pub(super) watches: Arc<OnceLock<OwnedFd>>,
     /// The policy has no such spool any more.
     pub(super) ended: Arc<AtomicBool>,
     /// The lock is not waited for any more.
@@ -96,7 +98,10 @@ impl Taker {
         let dir_path = Path::new(&*self.spool.dir);
         let (dir, owner) = open_dir(dir_path)?;
         // Watched first: what comes after the look below is told.
-        taken.watch = Some(self.watch(&dir, dir_path)?);
+        match self.watch(&dir) {
+            Ok(watch) => taken.watch = Some(watch),
+            Err(errno) => taken.unwatched = Some(errno),
+        }
         let lock = self.lock()?;
         self.locked.store(true, Ordering::Relaxed);
         // Whoever wrote what is there had the lock before.
@@ -132,19 +137,15 @@ impl Taker {
         Err(place(path, "is made and removed again all the time"))
     }
 
-    fn watch(&self, dir: &OwnedFd, path: &Path) -> Result<i32, TakeError> {
+    fn watch(&self, dir: &OwnedFd) -> Result<i32, Errno> {
+        let watches = self.watches.get().ok_or(Errno::MFILE)?;
         let events = WatchFlags::MODIFY
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::ATTRIB
             | WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::ONLYDIR;
-        inotify::add_watch(&self.watches, itself(dir), events).map_err(|errno| {
-            let problem = format!(
-                "cannot be watched: {errno}; is fs.inotify.max_user_watches or max_user_instances used up?"
-            );
-            place(path, problem)
-        })
+        inotify::add_watch(watches, itself(dir), events)
     }
 
     fn take_from(
