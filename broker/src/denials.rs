@@ -1,6 +1,7 @@
 //! Denials that the broker answered itself, coalesced for the launcher's audit: however many there are, what is held and
 //! told stays small.
 
+use portcullis_policy::argv_hash;
 use portcullis_wire::{DenialCount, DeniedLaunch, Excerpt, Launch, Reason};
 
 /// The most kinds of denial, by reason and rule, that are told apart. Further ones are counted under their reason alone, of
@@ -32,7 +33,7 @@ pub struct Refusal {
     /// All of it, whatever the policy lets the client know.
     pub message: String,
     /// What was asked for, where it was a launch.
-    pub launch: Option<DeniedLaunch>,
+    pub launch: Option<Box<DeniedLaunch>>,
 }
 
 /// Who was denied something.
@@ -118,9 +119,9 @@ fn count(refusal: Refusal, rule: Option<String>, asker: Asker) -> DenialCount {
 
 /// What is told of a text that is no line.
 #[must_use]
-pub fn unreadable(command: &str, text: &[u8]) -> DeniedLaunch {
+pub fn unreadable(command: &str, text: &[u8]) -> Box<DeniedLaunch> {
     let text = String::from_utf8_lossy(text);
-    DeniedLaunch {
+    Box::new(DeniedLaunch {
         command: excerpt(command),
         args: Some(Excerpt {
             text: beginning(&text, ARGUMENTS).to_owned(),
@@ -128,19 +129,25 @@ pub fn unreadable(command: &str, text: &[u8]) -> DeniedLaunch {
         }),
         netns: None,
         image: None,
-    }
+        argv: None,
+    })
 }
 
 /// What is told of a launch that was denied.
 #[must_use]
-pub fn denied(launch: &Launch) -> DeniedLaunch {
+pub fn denied(launch: &Launch) -> Box<DeniedLaunch> {
     let text = |text: &Option<String>| text.as_ref().map(|t| excerpt(t));
-    DeniedLaunch {
-        command: excerpt(&launch.command),
-        args: (!launch.args.is_empty()).then(|| arguments(&launch.args)),
+    let command = excerpt(&launch.command);
+    let args = (!launch.args.is_empty()).then(|| arguments(&launch.args));
+    // Of what is whole, the launcher computes it.
+    let cut = !command.is_whole() || !args.as_ref().is_none_or(Excerpt::is_whole);
+    Box::new(DeniedLaunch {
+        command,
+        args,
         netns: text(&launch.netns),
         image: text(&launch.image),
-    }
+        argv: cut.then(|| argv_hash(&launch.command, &launch.args)),
+    })
 }
 
 fn excerpt(text: &str) -> Excerpt {

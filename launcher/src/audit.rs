@@ -3,20 +3,22 @@
 //! What a client wrote stands in a record only escaped and cut: whatever it is, it stays one field of one record, and a
 //! record stays below 8 KiB.
 
-use crate::bucket::Bucket;
 use crate::cgroup::ContainerId;
-use portcullis_policy::{Peer, Rate};
+use portcullis_policy::{Peer, argv_hash};
 use portcullis_wire::hidden::is_hidden;
-use portcullis_wire::{DenialCount, Excerpt, Launch, Reason};
+use portcullis_wire::{DenialCount, DeniedLaunch, Excerpt, Launch, Reason};
 use rustix::time::{ClockId, clock_gettime};
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+mod sparse;
+
+pub(crate) use sparse::Sparse;
 
 /// The most bytes of all arguments together in a record.
 const ARGUMENTS: usize = 3072;
@@ -128,6 +130,8 @@ impl Who {
 pub struct Asked {
     command: String,
     args: String,
+    /// The hash of the whole command line, of which the above may be a part; `None`: it is no command line.
+    argv: Option<String>,
     netns: Option<String>,
     image: Option<String>,
     env: Option<String>,
@@ -148,9 +152,45 @@ impl Asked {
         Self {
             command: cut(&launch.command, TEXT),
             args: list(&launch.args, ARGUMENTS),
+            argv: Some(argv_hash(&launch.command, &launch.args)),
             netns: text(&launch.netns),
             image: text(&launch.image),
             env: (!launch.env.is_empty()).then(|| list(&launch.env, ENVIRONMENT)),
+        }
+    }
+
+    /// The same as a broker tells it.
+    fn told(launch: &DeniedLaunch) -> Self {
+        let text = |excerpt: &Excerpt| cut_of(&excerpt.text, bytes(excerpt), TEXT);
+        let (command, args) = (&launch.command, launch.args.as_ref());
+        let argv = if command.is_whole() && args.is_none_or(Excerpt::is_whole) {
+            let words =
+                args.map(|args| args.text.split('\0').map(str::to_owned).collect::<Vec<_>>());
+            Some(argv_hash(&command.text, &words.unwrap_or_default()))
+        } else {
+            launch.argv.as_ref().map(|hash| cut(hash, 64))
+        };
+        Self {
+            command: text(&launch.command),
+            args: launch.args.as_ref().map(arguments).unwrap_or_default(),
+            argv,
+            netns: launch.netns.as_ref().map(text),
+            image: launch.image.as_ref().map(text),
+            env: None,
+        }
+    }
+
+    /// The same of the beginning of a text that nobody has read as a request.
+    #[must_use]
+    pub fn unread(command: &str, text: String) -> Self {
+        let launch = Launch {
+            command: command.to_owned(),
+            args: vec![text],
+            ..Launch::default()
+        };
+        Self {
+            argv: None,
+            ..Self::of(&launch)
         }
     }
 }
@@ -164,6 +204,8 @@ pub struct Verdict<'a> {
     pub reason: Option<Reason>,
     /// The rule that allowed it, or came closest.
     pub rule: Option<&'a str>,
+    /// The plan's hash, where a rule allowed it.
+    pub plan: Option<&'a str>,
     /// The container's name.
     pub name: Option<&'a str>,
     /// The container's full ID.
@@ -199,8 +241,10 @@ pub fn record(agent: &str, who: Option<&Who>, asked: &Asked, verdict: &Verdict<'
         verdict = verdict.word,
         reason = verdict.reason.map(Reason::code),
         rule = verdict.rule,
+        plan = verdict.plan,
         command = asked.command,
         args = asked.args,
+        argv_sha256 = asked.argv,
         netns = asked.netns,
         image = asked.image,
         env = asked.env,
@@ -227,11 +271,16 @@ pub fn record(agent: &str, who: Option<&Who>, asked: &Asked, verdict: &Verdict<'
 }
 
 /// Writes the record of denials that the broker answered itself; its words are as little trusted as a client's.
-/// `spool`: of a line in it, so that there is no process.
-pub fn record_broker(agent: &str, spool: Option<&str>, generation: &str, denied: &DenialCount) {
-    let launch = denied.launch.as_ref();
-    let process = spool.is_none();
-    let text = |excerpt: &Excerpt| cut_of(&excerpt.text, bytes(excerpt), TEXT);
+/// `line`: of a line in that spool, so that there is no process; what it asks for the launcher has read itself.
+pub fn record_broker(
+    agent: &str,
+    line: Option<(&str, &Asked)>,
+    generation: &str,
+    denied: &DenialCount,
+) {
+    let told = denied.launch.as_deref().map(Asked::told);
+    let asked = line.map(|(_, asked)| asked).or(told.as_ref());
+    let process = line.is_none();
     tracing::info!(
         target: "portcullis::audit",
         agent,
@@ -239,81 +288,20 @@ pub fn record_broker(agent: &str, spool: Option<&str>, generation: &str, denied:
         reason = denied.reason.code(),
         rule = denied.rule.as_ref().map(|r| cut(r, TEXT)),
         count = denied.count,
-        command = launch.map(|l| text(&l.command)),
-        args = launch.map(|l| l.args.as_ref().map(arguments).unwrap_or_default()),
-        netns = launch.and_then(|l| l.netns.as_ref()).map(text),
-        image = launch.and_then(|l| l.image.as_ref()).map(text),
+        command = asked.map(|a| &a.command),
+        args = asked.map(|a| &a.args),
+        argv_sha256 = asked.and_then(|a| a.argv.as_ref()),
+        netns = asked.and_then(|a| a.netns.as_ref()),
+        image = asked.and_then(|a| a.image.as_ref()),
         peer_pid = process.then_some(denied.pid),
         peer_uid = process.then_some(denied.uid),
         peer_gid = process.then_some(denied.gid),
-        spool,
+        spool = line.map(|(spool, _)| spool),
         generation,
         detail = cut(&denied.message, 1024),
         by = "broker",
         "denied"
     );
-}
-
-/// How many denials of the launcher's own are recorded one by one. An honest broker leaves few to it; what floods it must
-/// not push the records of launches out of the log.
-const DENIALS: Rate = Rate {
-    count: 200,
-    per: Duration::from_secs(2),
-};
-/// The pause between two records of how many were not.
-const UNRECORDED: Duration = Duration::from_secs(1);
-
-/// Which denials get a record of their own.
-#[derive(Debug)]
-pub(crate) struct DenialRecords {
-    bucket: Bucket,
-    unrecorded: u64,
-    told: Instant,
-}
-
-impl Default for DenialRecords {
-    fn default() -> Self {
-        Self {
-            bucket: Bucket::full(),
-            unrecorded: 0,
-            told: Instant::now(),
-        }
-    }
-}
-
-impl DenialRecords {
-    /// Whether the next one does; else it is counted.
-    pub(crate) fn one_more(&mut self) -> bool {
-        let recorded = self.bucket.take(DENIALS);
-        self.unrecorded += u64::from(!recorded);
-        recorded
-    }
-
-    /// Counts some that get none.
-    pub(crate) fn count(&mut self, number: u32) {
-        self.unrecorded += u64::from(number);
-    }
-
-    /// Records how many were counted, at most once a second; says when to look again.
-    pub(crate) fn tell_unrecorded(&mut self, agent: &str, now: Instant) -> Option<Instant> {
-        if self.unrecorded == 0 {
-            return None;
-        }
-        if now < self.told + UNRECORDED {
-            return Some(self.told + UNRECORDED);
-        }
-        self.told = now;
-        let count = std::mem::take(&mut self.unrecorded);
-        tracing::warn!(
-            target: "portcullis::audit",
-            agent,
-            verdict = "denied",
-            count,
-            by = "launcher",
-            "denials that were too many to be recorded one by one"
-        );
-        None
-    }
 }
 
 /// The arguments of a launch, as a broker tells them.
@@ -383,7 +371,7 @@ fn in_json(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_wire::{DeniedLaunch, limits};
+    use portcullis_wire::limits;
     use std::sync::{Arc, Mutex};
 
     /// What is written in it to the log, as it stands there.
@@ -422,7 +410,7 @@ mod tests {
             gid: u32::MAX,
             pid: i32::MIN,
             message: text.to_owned(),
-            launch: Some(launch),
+            launch: Some(Box::new(launch)),
         }
     }
 
@@ -433,11 +421,13 @@ mod tests {
             args: Some(excerpt("--a\0\0b c'", 900)),
             netns: Some(excerpt("qdhcp-1", 7)),
             image: None,
+            argv: Some("0".repeat(70)),
         };
         let line = logged(|| record_broker("blue", None, "g", &denial(launch, "m")));
         for part in [
             r#""command":"dns\\nmasq… (300 bytes)""#,
             r#""args":"'--a' '' 'b c\\'' … (900 bytes)""#,
+            &format!(r#""argv_sha256":"{}… (70 bytes)""#, "0".repeat(64)),
             r#""netns":"qdhcp-1""#,
             r#""peer_gid":4294967295"#,
         ] {
@@ -454,6 +444,7 @@ mod tests {
             let launch = DeniedLaunch {
                 command: long.clone(),
                 args: Some(long.clone()),
+                argv: Some(long.text.clone()),
                 netns: Some(long.clone()),
                 image: Some(long.clone()),
             };
@@ -489,6 +480,7 @@ mod tests {
             let parts = [
                 Some(asked.command),
                 Some(asked.args),
+                asked.argv,
                 asked.netns,
                 asked.image,
                 asked.env,

@@ -116,6 +116,7 @@ impl Service {
             rule: plan.rule().to_owned(),
             name: plan.name().to_owned(),
             generation: self.generation().to_owned(),
+            hash: plan.hash().to_owned(),
         });
         if self.is_superseded(plan.name(), &pending) {
             return self.supersede(&pending);
@@ -259,19 +260,27 @@ impl Service {
         self.unread.answer(client, id, reply.reply());
     }
 
-    /// Records, as a number, the denials that were too many to be recorded one by one; says when to look again.
+    /// Records, as a number, what was too much to be recorded one by one; says when to look again.
     pub(crate) fn tell_unrecorded(&mut self, now: Instant) -> Option<Instant> {
         let agent = self.options.agent.as_str();
-        self.denial_records.tell_unrecorded(agent, now)
+        let sparse = [
+            &mut self.denial_records,
+            &mut self.busy_records,
+            &mut self.take_records,
+        ];
+        let again = sparse.map(|records| records.tell_unrecorded(agent, now));
+        again.into_iter().flatten().min()
     }
 
     /// Answers `Busy`: asking again soon is right.
     pub(crate) fn answer_busy(&mut self, pending: Pending, detail: &str) {
-        self.audit(&pending, |verdict| Verdict {
-            word: "busy",
-            detail,
-            ..verdict
-        });
+        if self.busy_records.one_more() {
+            self.audit(&pending, |verdict| Verdict {
+                word: "busy",
+                detail,
+                ..verdict
+            });
+        }
         self.counts.answered("busy", None, "launcher", 1);
         let reply = Reply::Busy { retry_after: RETRY };
         self.reply(pending, reply);
@@ -308,6 +317,7 @@ impl Service {
         let plan = pending.plan.as_ref();
         let verdict = fill(Verdict {
             rule: plan.map(|plan| plan.rule.as_str()),
+            plan: plan.map(|plan| plan.hash.as_str()),
             name: plan.map(|plan| plan.name.as_str()),
             generation: plan.map_or(self.generation(), |plan| &plan.generation),
             ..self.blank()
@@ -341,6 +351,7 @@ impl Service {
             word: "failed",
             reason: None,
             rule: None,
+            plan: None,
             name: None,
             container: None,
             image_id: None,

@@ -3,7 +3,7 @@
 
 use crate::account::Account;
 use crate::answer::Unread;
-use crate::audit::DenialRecords;
+use crate::audit::Sparse;
 use crate::broker::ORDER;
 use crate::bucket::Bucket;
 use crate::connections::Connections;
@@ -60,7 +60,9 @@ pub(crate) struct Service {
     pub(crate) host: Arc<Host>,
     pub(crate) bucket: Bucket,
     pub(crate) unread: Unread,
-    pub(crate) denial_records: DenialRecords,
+    pub(crate) denial_records: Sparse,
+    pub(crate) busy_records: Sparse,
+    pub(crate) take_records: Sparse,
     pub(crate) counts: Counts,
     pub(crate) recovered: bool,
     pub(crate) recover_at: Option<Instant>,
@@ -120,7 +122,9 @@ impl Service {
             host,
             bucket: Bucket::full(),
             unread: Unread::default(),
-            denial_records: DenialRecords::default(),
+            denial_records: Sparse::new("denied", 200),
+            busy_records: Sparse::new("busy", 100),
+            take_records: Sparse::new("taken", 100),
             counts: Counts::default(),
             recovered: false,
             recover_at: None,

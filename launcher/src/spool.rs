@@ -268,7 +268,9 @@ impl Service {
         let copied: u64 = taken.takes.iter().map(|take| take.size).sum();
         for take in taken.takes {
             let (spool, lines) = (take.dir.to_string(), take.waiting().len());
-            tracing::info!(agent, spool, lines, "lines were taken");
+            if self.take_records.one_more() {
+                tracing::info!(agent, spool, lines, "lines were taken");
+            }
             self.counts.lines += lines as u64;
             self.lines.add(take);
         }

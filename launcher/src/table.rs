@@ -54,6 +54,8 @@ pub struct Chosen {
     pub rule: String,
     /// The container's name.
     pub name: String,
+    /// The plan's hash.
+    pub hash: String,
     /// The generation of the policy that decided: another one may be in force when it is answered.
     pub generation: String,
 }

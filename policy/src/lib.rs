@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod argv;
 mod bindings;
 mod compile;
 mod container_table;
@@ -36,6 +37,7 @@ mod text;
 #[cfg(feature = "tool")]
 pub mod tool;
 
+pub use argv::argv_hash;
 pub use decide::{Decision, admits, decide};
 pub use denial::Denial;
 pub use explain::{Explanation, explain};

@@ -452,6 +452,7 @@ fn reports() -> [Vec<DenialCount>; FLOODS] {
         command: excerpt.clone(),
         args: Some(excerpt.clone()),
         netns: Some(excerpt.clone()),
+        argv: Some(excerpt.text.clone()),
         image: Some(excerpt),
     };
     let count = DenialCount {
@@ -462,7 +463,7 @@ fn reports() -> [Vec<DenialCount>; FLOODS] {
         gid: 0,
         pid: -1,
         message: forged,
-        launch: Some(launch),
+        launch: Some(Box::new(launch)),
     };
     let short = DenialCount {
         rule: None,

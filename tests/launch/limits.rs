@@ -1,8 +1,9 @@
 //! The policy's limits, as the launcher counts them.
 
-use portcullis_tests::{Host, SLEEP, denied, holds, launch, launched};
+use portcullis_tests::{Client, Host, SLEEP, denied, holds, launch, launched};
 use portcullis_wire::{Body, Reason, Reply};
 use rustix::process::Signal;
+use std::time::Instant;
 
 #[test]
 fn an_agent_with_as_many_side_containers_as_allowed_gets_no_more_until_one_ends() {
@@ -125,4 +126,55 @@ fn invariant_5_a_full_queue_is_busy_for_the_next_and_one_worker_runs_one_podman(
     assert_eq!(host.engine().calls().runs().len(), 1, "one at a time");
     assert!(host.engine().containers().is_empty());
     assert!(service.operator().is_served());
+}
+
+/// What is asked for again and again in vain must not push the records of launches out of the log.
+#[test]
+fn busy_flood_leaves_few_records() {
+    const QUEUE: usize = 64;
+    const FLOOD: usize = 2000;
+    let host = Host::new();
+    let limits = "\n[limits]\nin_flight = 200\nlaunches = \"10000/hour\"\n";
+    let agent = host
+        .agent("blue", &format!("{limits}{SLEEP}"))
+        .engine("workers = 1");
+    let service = agent.start();
+    host.engine().hang("run", "");
+    let mut client = service.client();
+    let ask = |client: &mut Client, seconds: usize| {
+        let launch = launch("sleep", &[&seconds.to_string()]);
+        client.send(Body::Launch(launch)).unwrap()
+    };
+    ask(&mut client, 1000);
+    holds("the worker is at work", || {
+        host.engine().calls().runs().len() == 1
+    });
+    for seconds in 1001..=1000 + QUEUE {
+        ask(&mut client, seconds);
+    }
+    let begin = Instant::now();
+    for seconds in 0..FLOOD {
+        let id = ask(&mut client, 2000 + seconds);
+        let response = client.reply();
+        assert_eq!(response.id, id);
+        assert_eq!(response.reply, Reply::Busy { retry_after: 50 });
+    }
+    let seconds = usize::try_from(begin.elapsed().as_secs()).unwrap();
+    let records = || {
+        let audit = service.audit();
+        let busy = audit.with("verdict", "busy");
+        let counts = busy.iter().filter_map(|record| record["count"].as_u64());
+        let counted = usize::try_from(counts.sum::<u64>()).unwrap();
+        let single = busy.iter().filter(|r| r["count"].is_null()).count();
+        (single, counted)
+    };
+    holds("none is missing", || {
+        let (single, counted) = records();
+        single + counted == FLOOD
+    });
+    let (single, _) = records();
+    assert!(
+        single <= 100 + 50 * (seconds + 1),
+        "{single} in {seconds} s"
+    );
 }

@@ -3,6 +3,8 @@
 
 use portcullis_tests::{Call, Host, denied, holds, launch, launched, uuid};
 use portcullis_wire::{Body, Launch, Reason, Request, codec};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 const RULES: &str = r#"
 [[launch]]
@@ -336,4 +338,58 @@ fn the_largest_request_arrives_whole() {
     let answer = launched(agent.client().launch(request.clone()));
     let arguments = answer.process().arguments();
     assert!(arguments.ends_with(&request.args));
+}
+
+/// What `printf '%s\0' COMMAND ARG… | sha256sum` says.
+fn sha256sum(launch: &Launch) -> String {
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for word in [&launch.command].into_iter().chain(&launch.args) {
+        write!(input, "{word}\0").unwrap();
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap().stdout;
+    String::from_utf8(output[..64].to_vec()).unwrap()
+}
+
+/// A record has room for a part of long arguments alone.
+#[test]
+fn long_arguments_are_recorded_by_hash() {
+    let host = Host::new();
+    let agent = host.agent("blue", &format!("\n[limits]\nrunning = 1\n{RULES}"));
+    let service = agent.start();
+    let mut client = service.client();
+    let long = ["text=", &"x".repeat(8000), "Z"].concat();
+    let allowed = launch("literal", &["n=1", &long]);
+    let no_room = launch("literal", &["n=2", &long]);
+    let no_rule = launch("none", &["n=1", &long]);
+    let _ = launched(client.launch(allowed.clone()));
+    assert_eq!(denied(client.launch(no_room.clone())), Reason::LimitRunning);
+    assert_eq!(denied(client.launch(no_rule.clone())), Reason::NoRule);
+    for (launch, key, value) in [
+        (&allowed, "verdict", "launched"),
+        (&no_room, "reason", "limit-running"),
+        (&no_rule, "reason", "no-rule"),
+    ] {
+        holds("it is recorded", || {
+            !service.audit().with(key, value).is_empty()
+        });
+        let audit = service.audit();
+        let record = audit.with(key, value)[0];
+        assert!(!record["args"].as_str().unwrap().contains('Z'), "{record}");
+        assert_eq!(record["argv_sha256"], sha256sum(launch), "{record}");
+    }
+    let plan = &host.engine().container("literal-1").labels["io.portcullis.plan"];
+    let audit = service.audit();
+    assert_eq!(audit.with("verdict", "launched")[0]["plan"], **plan);
+    let no_room = audit.with("reason", "limit-running")[0];
+    assert!(
+        no_room["plan"]
+            .as_str()
+            .is_some_and(|p| p.len() == 64 && p != plan)
+    );
 }

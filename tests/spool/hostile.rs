@@ -77,6 +77,12 @@ fn a_broker_that_answers_lines_as_no_honest_one_does_gets_nothing_and_loses_none
                 "{attack}: {call:?}"
             );
         }
+        for record in audit.of_lines(sleeps.dir(), "denied") {
+            assert!(
+                record["args"].as_str().unwrap().contains("1001"),
+                "what the line says: {record}"
+            );
+        }
         for record in audit.lines() {
             assert!(record.is_object(), "one line, one record: {record}");
             assert_ne!(record["rule"], "forged");

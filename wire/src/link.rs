@@ -67,7 +67,7 @@ pub struct DenialCount {
     /// The last one's message, cut.
     pub message: String,
     /// What the last one asked for, where it was a launch that could be read.
-    pub launch: Option<DeniedLaunch>,
+    pub launch: Option<Box<DeniedLaunch>>,
 }
 
 /// What a launch that was denied asked for, each text cut, so that many of them fit into one order. Its environment is not
@@ -82,6 +82,8 @@ pub struct DeniedLaunch {
     pub netns: Option<Excerpt>,
     /// The image.
     pub image: Option<Excerpt>,
+    /// The hash of the whole command line, where a part of it is missing above.
+    pub argv: Option<String>,
 }
 
 /// The beginning of a text.
@@ -91,6 +93,14 @@ pub struct Excerpt {
     pub text: String,
     /// How many bytes it had.
     pub bytes: u32,
+}
+
+impl Excerpt {
+    /// Whether nothing of the text is missing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        u32::try_from(self.text.len()) == Ok(self.bytes)
+    }
 }
 
 /// From the launcher to the broker.

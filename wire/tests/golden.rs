@@ -236,14 +236,15 @@ fn every_order_and_directive_has_its_number_and_its_order_of_fields() {
             gid: 0,
             pid: 7,
             message: String::new(),
-            launch: Some(DeniedLaunch {
+            launch: Some(Box::new(DeniedLaunch {
                 command: excerpt("c", 1),
                 args: Some(excerpt("a\0b", 300)),
                 netns: Some(excerpt("n", 1)),
                 image: None,
-            }),
+                argv: Some("h".into()),
+            })),
         }]),
-        "0201080101720100000e00010163010103610062ac0201016e0100",
+        "0201080101720100000e00010163010103610062ac0201016e0100010168",
     );
     order(&Order::Closed(vec![5, 300]), "030205ac02");
     order(&Order::Heartbeat(300), "06ac02");

@@ -3,6 +3,7 @@
 
 use super::lines::{BUSY, Line};
 use super::queue::LineId;
+use super::taker::SHOWN;
 use crate::audit::{self, Asked, Phases, Verdict, Who};
 use crate::bucket::Bucket;
 use crate::service::Service;
@@ -56,6 +57,12 @@ impl Asking {
     /// What the line asks for, as the launcher reads it; `None`: it is no line.
     fn read(&self) -> Option<Launch> {
         line::request(&self.command, &self.text).ok()
+    }
+
+    /// The same for a record.
+    fn told(&self) -> Asked {
+        let unread = || Asked::unread(&self.command, beginning(&self.text));
+        self.read().as_ref().map_or_else(unread, Asked::of)
     }
 }
 
@@ -298,7 +305,8 @@ impl Service {
         number: u64,
         denial: &DenialCount,
     ) -> Result<(), String> {
-        let id = self.lines.feed.asked(broker, number)?.id;
+        let asking = self.lines.feed.asked(broker, number)?;
+        let (id, asked) = (asking.id, asking.told());
         self.lines.feed.answered();
         if generation != self.generation() {
             // By the policy that was reloaded meanwhile.
@@ -316,7 +324,8 @@ impl Service {
         let spool = self.lines.takes.get(&id.take).map(|take| &*take.dir);
         if self.denial_records.one_more() {
             let agent = self.options.agent.as_str();
-            audit::record_broker(agent, spool, generation, denial);
+            let line = spool.map(|spool| (spool, &asked));
+            audit::record_broker(agent, line, generation, denial);
         }
         self.lines.over(id);
         Ok(())
@@ -343,9 +352,8 @@ impl Service {
         self.counts.answered("denied", Some(reason), "launcher", 1);
         let recorded = self.denial_records.one_more();
         if let Some(take) = self.lines.takes.get(&id.take).filter(|_| recorded) {
-            let text = take.text(id.at, 1024).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            self.record_unread(&take.dir, &take.command, text.into_owned(), reason, why);
+            let text = take.text(id.at, SHOWN).unwrap_or_default();
+            self.record_unread(&take.dir, &take.command, beginning(&text), reason, why);
         }
         self.lines.over(id);
     }
@@ -359,11 +367,6 @@ impl Service {
         reason: Reason,
         why: &str,
     ) {
-        let launch = Launch {
-            command: command.to_owned(),
-            args: vec![text],
-            ..Launch::default()
-        };
         let verdict = Verdict {
             word: "denied",
             reason: Some(reason),
@@ -372,8 +375,20 @@ impl Service {
         };
         let who = Who::Spool(Arc::clone(dir));
         let (agent, at) = (self.options.agent.as_str(), Phases::default());
-        audit::record(agent, Some(&who), &Asked::of(&launch), &verdict, at);
+        audit::record(
+            agent,
+            Some(&who),
+            &Asked::unread(command, text),
+            &verdict,
+            at,
+        );
     }
+}
+
+/// As much of a line as a record has.
+fn beginning(text: &[u8]) -> String {
+    let text = text.get(..SHOWN).unwrap_or(text);
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Whether what failed may well work later: there is no descriptor, or no memory.

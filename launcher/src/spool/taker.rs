@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 /// The most lines that are taken at once.
 pub(super) const MOST: usize = 65_536;
 /// How much of what is dropped is shown.
-const SHOWN: usize = 1024;
+pub(super) const SHOWN: usize = 1024;
 
 /// What came of a look at a spool.
 #[derive(Debug, Default)]
