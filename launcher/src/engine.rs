@@ -6,6 +6,7 @@
 
 use crate::host_config::EngineConfig;
 use crate::image::ImageCache;
+use crate::info::Info;
 use crate::logs::Followed;
 use crate::pidfd::{Pidfd, pidfd_of, wait_ended};
 use portcullis_wire::hidden;
@@ -17,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How much of podman's output is looked at, in bytes.
@@ -42,6 +43,7 @@ pub struct Engine {
     next: AtomicU64,
     /// Those that were left to go on.
     left: Mutex<Vec<Child>>,
+    pub(crate) info: OnceLock<Info>,
     pub(crate) images: Mutex<ImageCache>,
     pub(crate) followed: Followed,
 }
@@ -159,6 +161,7 @@ impl Engine {
             life: crate::audit::now(),
             next: AtomicU64::new(0),
             left: Mutex::default(),
+            info: OnceLock::new(),
             images: Mutex::default(),
             followed: Followed::default(),
         })

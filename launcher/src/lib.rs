@@ -19,6 +19,7 @@ mod ends;
 mod engine;
 mod host_config;
 mod image;
+mod info;
 mod launch;
 mod listener;
 mod logs;

@@ -366,7 +366,7 @@ impl Host {
     /// [`SettleError`]: nothing can be launched before this has worked.
     pub fn recover(&self, agent: &str) -> Result<Vec<(Record, Option<Main>)>, SettleError> {
         // Asked now, so that the first launch need not wait for the answer.
-        let _ = self.engine.image_store();
+        let _ = self.engine.info();
         let (records, unreadable) = self.records.load()?;
         for error in unreadable {
             tracing::error!(agent, %error, "a launch record cannot be read; its container counts as foreign");

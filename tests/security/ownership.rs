@@ -2,6 +2,7 @@
 
 use portcullis_tests::{Agent, Host, IMAGE, denied, failed, holds, launch, launched};
 use portcullis_wire::{Reason, Reply};
+use std::process::Command;
 
 const RULES: &str = r#"
 [[launch]]
@@ -43,6 +44,16 @@ name = "choice"
 user = "0:0"
 
 [[launch]]
+rule = "shared"
+command = "shared"
+image = "localhost/shared:1"
+program = ["/bin/sleep", "1000"]
+args = [{ min = 1, pattern = "{n:int}" }]
+[launch.container]
+name = "shared-{n}"
+user = "0:0"
+
+[[launch]]
 rule = "labelled"
 command = "labelled"
 image = "localhost/labelled:1"
@@ -51,6 +62,9 @@ program = ["/bin/sleep", "1000"]
 name = "labelled"
 user = "0:0"
 "#;
+
+/// An image that another store has.
+const SHARED: &str = "localhost/shared:1";
 
 /// The reason of a refusal, whether the policy or the launch could not do it.
 #[track_caller]
@@ -296,6 +310,54 @@ fn the_audit_record_names_the_image_that_ran() {
                 && record.to_string().contains(&answer.container)
         })
     });
+}
+
+/// The launcher watches the list of one store alone.
+#[test]
+fn moved_tag_of_additional_store_is_noticed() {
+    let host = Host::new();
+    let engine = host.engine();
+    let [root, runroot] = ["more", "more-run"].map(|dir| host.path().join(dir));
+    let stores = [
+        format!("--root={}", root.display()),
+        format!("--runroot={}", runroot.display()),
+    ];
+    let import = |content: &str| {
+        let done = Command::new("/usr/bin/podman")
+            .args(&stores)
+            .envs(engine.environment())
+            .args(["import", "--quiet"])
+            .arg(format!("--change=LABEL content={content}"))
+            .arg(host.image_file())
+            .arg(SHARED)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let id = String::from_utf8(done.stdout).unwrap();
+        id.trim().trim_start_matches("sha256:").to_owned()
+    };
+    let first = import("first");
+    let agent = host.agent("blue", RULES);
+    let service = agent.start();
+    let mut client = service.client();
+    // The list of the only store is known and watched before there is another one.
+    for seconds in ["100", "101"] {
+        let _ = launched(client.launch(launch("sleep", &[seconds])));
+    }
+    let calls = engine.calls();
+    let asked = calls
+        .all()
+        .iter()
+        .filter(|c| c.arguments.iter().any(|a| a == IMAGE));
+    assert_eq!(asked.count(), 1, "what podman said of the image is kept");
+    engine.add_image_store(&root);
+    let _ = launched(client.launch(launch("shared", &["1"])));
+    let second = import("second");
+    let _ = launched(client.launch(launch("shared", &["2"])));
+    for (name, image) in [("shared-1", first), ("shared-2", second)] {
+        let ran = engine.must(&["inspect", "--format={{.Image}}", name]);
+        assert_eq!(ran.trim(), image, "{name}");
+    }
 }
 
 #[test]

@@ -138,7 +138,28 @@ impl Engine {
         command
             .args(self.global_arguments())
             .envs(self.environment());
+        if let Ok(option) = fs::read_to_string(self.more_images()) {
+            command.arg(option);
+        }
         command
+    }
+
+    /// From now on every podman of this engine finds the images of that store, too.
+    ///
+    /// # Panics
+    /// When the mark cannot be made.
+    pub fn add_image_store(&self, root: &Path) {
+        let driver = self.must(&["info", "--format={{.Store.GraphDriverName}}"]);
+        let option = format!(
+            "--storage-opt={}.imagestore={}",
+            driver.trim(),
+            root.display()
+        );
+        fs::write(self.more_images(), option).expect("a mark");
+    }
+
+    fn more_images(&self) -> PathBuf {
+        self.dir.join("more-images")
     }
 
     /// Runs podman.
@@ -261,6 +282,7 @@ if [ -e "$mark" ]; then
     case "$*" in *"$(/bin/cat "$mark")"*) while [ -e "$mark" ]; do /bin/sleep 0.02; done ;; esac
 fi
 if [ -e "{dir}/lie-$word" ]; then exit 0; fi
+if [ -e {dir}/more-images ]; then set -- "$(/bin/cat {dir}/more-images)" "$@"; fi
 if [ -e "{dir}/outlast-$word" ]; then
     /usr/bin/podman "$@" || exit
     globals=
