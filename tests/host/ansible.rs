@@ -277,6 +277,50 @@ fn a_role_makes_an_agents_spools_and_systemd_watches_what_the_policy_has() {
     );
 }
 
+/// Whoever can write above a spool can put a link in its way, be it as the agent's uid or as a container's uid 0.
+#[test]
+fn links_in_a_spools_way_are_refused() {
+    let machine = Machine::boot();
+    let control = Control::new(&machine);
+    let mut spools = Vec::new();
+    for uid in [0, UID] {
+        let (home, victim) = (format!("/srv/agent-{uid}"), format!("/root/victim-{uid}"));
+        machine.must(&format!(
+            "mkdir -p {home}/real {victim}/deep && chown -R {uid}:{uid} {home} && chmod 0700 {victim} {victim}/deep && \
+             ln -s {victim} {home}/last && ln -s {victim} {home}/middle && ln -s nowhere {home}/dangling && \
+             chown -h {uid}:{uid} {home}/*"
+        ));
+        for dir in [
+            "last",
+            "middle/new",
+            "middle/deep",
+            "middle/new/er",
+            "dangling",
+            "real/../last",
+        ] {
+            let dir = format!("{home}/{dir}");
+            spools.push(json!({ "command": "httpd", "dir": dir, "owner": UID, "group": UID }));
+        }
+    }
+    let count = spools.len();
+    let wanted = agents(&json!([
+        { "name": "lines", "content": rules("lines", "httpd"), "spools": spools }
+    ]));
+    let before = machine.must("find /root/victim-* -printf '%p %U %G %m\\n' | sort");
+    for options in [&[][..], &["--check"]] {
+        let refused = control.run(&control.role(), &wanted, options);
+        assert_eq!(refused.failed, 1, "{}", refused.text);
+        let refusals = refused
+            .text
+            .matches("failed: [machine] (item=lines/httpd)")
+            .count();
+        assert_eq!(refusals, count, "{}", refused.text);
+    }
+    let after = machine.must("find /root/victim-* -printf '%p %U %G %m\\n' | sort");
+    assert_eq!(after, before);
+    machine.must("test ! -e /srv/agent-0/nowhere");
+}
+
 #[test]
 fn a_broken_policy_is_refused_and_the_others_are_in_force_without_a_restart() {
     let machine = Machine::boot();
