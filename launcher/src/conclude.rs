@@ -100,6 +100,8 @@ impl Host {
         let hint = if stderr.contains("allocating lock") || stderr.contains("no more locks") {
             "podman has no lock left for another container: raise num_locks in containers.conf and run \
              `podman system renumber`; "
+        } else if stderr.contains("cgroup") && stderr.contains("parent") {
+            "this podman takes no cgroup for an agent: say cgroup_parent = \"none\" in [engine] of portcullis.toml; "
         } else {
             ""
         };

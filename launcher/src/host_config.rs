@@ -40,6 +40,19 @@ pub struct EngineConfig {
     pub deadline: Duration,
     /// Where the named network namespaces are.
     pub netns_dir: PathBuf,
+    /// Whether the side containers of an agent are in a cgroup of its own.
+    pub cgroup_parent: CgroupParent,
+}
+
+/// The cgroup of an agent's side containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CgroupParent {
+    /// One for each agent, where podman manages cgroups.
+    #[default]
+    Auto,
+    /// podman's own for all.
+    None,
 }
 
 /// `[broker]`.
@@ -68,6 +81,7 @@ impl Default for EngineConfig {
             containers: 2_000,
             deadline: Duration::from_secs(120),
             netns_dir: "/run/netns".into(),
+            cgroup_parent: CgroupParent::default(),
         }
     }
 }
@@ -158,6 +172,7 @@ mod tests {
             "[engine]\ncontainers = 0",
             "[engine]\npodman = \"podman\"",
             "[engine]\ndeadline = \"0\"",
+            "[engine]\ncgroup_parent = \"/mine\"",
             "[broker]\noptional_layers = [\"all\"]",
             "[engine]\nenvironment = { NOTIFY_SOCKET = \"x\" }",
             "[brokre]",

@@ -1,11 +1,13 @@
-//! What podman says of itself and of its stores: asked once, as that takes as long as a launch.
+//! What podman says of itself, of its stores and of cgroups: asked once, as that takes as long as a launch.
 
+use crate::cgroup_parent;
 use crate::engine::{Engine, EngineError};
+use crate::host_config::CgroupParent;
 use std::path::{Path, PathBuf};
 
 /// The fields of `podman info` that count.
-const FORMAT: &str =
-    "--format={{.Store.GraphRoot}}\n{{.Store.GraphDriverName}}\n{{.Store.GraphOptions}}";
+const FORMAT: &str = "--format={{.Host.CgroupManager}}\n{{.Store.GraphRoot}}\n{{.Store.GraphDriverName}}\n\
+                      {{.Store.GraphOptions}}";
 
 /// podman's answer.
 #[derive(Debug)]
@@ -13,11 +15,14 @@ pub(crate) struct Info {
     /// The file in which the store keeps its list of images; `None` where that is not known, or where images may come from
     /// elsewhere, too.
     pub(crate) images: Option<PathBuf>,
+    /// How podman manages cgroups: `systemd` or `cgroupfs`.
+    pub(crate) cgroup_manager: String,
 }
 
 impl Info {
     fn parse(answer: &str) -> Self {
-        let mut lines = answer.splitn(3, '\n');
+        let mut lines = answer.splitn(4, '\n');
+        let cgroup_manager = lines.next().unwrap_or_default().to_owned();
         let images = match (lines.next(), lines.next(), lines.next()) {
             (Some(root), Some(driver), Some(options))
                 // The driver's option for additional stores, and for one apart from the containers'.
@@ -27,7 +32,10 @@ impl Info {
             }
             _ => None,
         };
-        Self { images }
+        Self {
+            images,
+            cgroup_manager,
+        }
     }
 }
 
@@ -42,5 +50,13 @@ impl Engine {
         }
         let info = Info::parse(&self.run(&["info", FORMAT])?);
         Ok(self.info.get_or_init(|| info))
+    }
+
+    /// The cgroup of all of an agent's side containers, if they get one. To be asked once podman has said something.
+    pub(crate) fn cgroup_parent(&self, agent: &str) -> Option<String> {
+        match self.config().cgroup_parent {
+            CgroupParent::Auto => cgroup_parent::name(&self.info.get()?.cgroup_manager, agent),
+            CgroupParent::None => None,
+        }
     }
 }

@@ -294,6 +294,7 @@ impl Host {
         lock: NameLock,
     ) -> Result<Begun, NotStarted> {
         let pid_file = self.engine.scratch_path("pid");
+        let cgroup_parent = self.engine.cgroup_parent(plan.agent());
         let arguments = podman_arguments(
             plan,
             &Staged {
@@ -302,6 +303,7 @@ impl Host {
                 mounts: &staged.mounts,
                 pid_file: &pid_file.to_string_lossy(),
                 nonce: &record.nonce,
+                cgroup_parent: cgroup_parent.as_deref(),
             },
         );
         let begun = lock

@@ -11,6 +11,7 @@ mod broker;
 mod bucket;
 mod census;
 mod cgroup;
+mod cgroup_parent;
 mod conclude;
 mod connections;
 mod container;
@@ -146,6 +147,7 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
     });
     let runtime = runtime.clone();
     let listens = listener.is_some();
+    let agent = options.agent.clone();
     let service = Service::new(
         options,
         config,
@@ -160,6 +162,7 @@ fn serve(options: Options, inherited: Inherited) -> Result<(), Box<dyn Error>> {
     service.run()?;
     if !host.records.any_at_work()? {
         sweep_staging(&runtime, None);
+        cgroup_parent::remove(&agent);
     }
     Ok(())
 }

@@ -176,6 +176,7 @@ impl PlanView {
                 mounts: &staged,
                 pid_file: "STAGED/pid",
                 nonce: "NONCE",
+                cgroup_parent: None,
             },
         );
         Self {

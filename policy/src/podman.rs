@@ -18,6 +18,8 @@ pub struct Staged<'a> {
     pub pid_file: &'a str,
     /// What tells this launch from every other.
     pub nonce: &'a str,
+    /// The cgroup of all of the agent's side containers, where the host has one for them.
+    pub cgroup_parent: Option<&'a str>,
 }
 
 /// podman's arguments, from `run` on.
@@ -79,6 +81,9 @@ pub fn podman_arguments(plan: &LaunchPlan, staged: &Staged<'_>) -> Vec<String> {
             .max(1)
             .to_string(),
     );
+    if let Some(parent) = staged.cgroup_parent {
+        option("cgroup-parent", parent);
+    }
     option("pidfile", staged.pid_file);
     for (key, value) in [
         ("agent", plan.agent()),

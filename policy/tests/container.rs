@@ -130,6 +130,7 @@ fn what_was_not_staged_is_not_had() {
         mounts: &[],
         pid_file: "/staged/pid",
         nonce: "NONCE",
+        cgroup_parent: None,
     };
     let line = portcullis_policy::podman_arguments(&plan, &staged);
     assert!(line.contains(&"--network=none".to_owned()));

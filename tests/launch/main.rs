@@ -9,6 +9,7 @@
 
 mod activation;
 mod answers;
+mod cgroups;
 mod conflict;
 mod crash;
 mod crowd;

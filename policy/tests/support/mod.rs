@@ -108,6 +108,7 @@ pub fn podman(plan: &LaunchPlan) -> Vec<String> {
         mounts: &mounts,
         pid_file: "/staged/pid",
         nonce: "NONCE",
+        cgroup_parent: None,
     };
     portcullis_policy::podman_arguments(plan, &staged)
 }
