@@ -222,21 +222,18 @@ impl Host {
             set.paths.push(staged);
         }
         for mount in plan.mounts() {
-            match &mount.source {
-                Source::Literal(path) => {
-                    match self
-                        .staging
-                        .stage_literal(Path::new(path), mount.read_only)?
-                    {
-                        None => set.mounts.push(path.clone()),
-                        Some(staged) => set.add(staged),
-                    }
-                }
+            let staged = match &mount.source {
+                Source::Literal(path) => self
+                    .staging
+                    .stage_literal(Path::new(path), mount.read_only)?,
                 Source::Beneath { prefix, rest } => {
                     let (prefix, rest) = (Path::new(prefix), Path::new(rest));
-                    set.add(self.staging.stage_source(prefix, rest, mount.read_only)?);
+                    self.staging.stage_source(prefix, rest, mount.read_only)?
                 }
-            }
+            };
+            set.mounts
+                .push(staged.path().to_string_lossy().into_owned());
+            set.paths.push(staged);
         }
         Ok(set)
     }
@@ -373,15 +370,6 @@ struct StagedSet {
     netns: Option<String>,
     mounts: Vec<String>,
     paths: Vec<StagedPath>,
-}
-
-impl StagedSet {
-    /// The next mount's source.
-    fn add(&mut self, source: StagedPath) {
-        self.mounts
-            .push(source.path().to_string_lossy().into_owned());
-        self.paths.push(source);
-    }
 }
 
 impl UnderWay {

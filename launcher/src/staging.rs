@@ -1,19 +1,20 @@
 //! Staging: what a plan names (a network namespace, a mount source), pinned where nobody but the launcher can reach it.
 //!
-//! podman takes paths, and an agent may write everywhere beneath a plan's literal prefix, even while this runs. So a name
-//! is opened once, without following what the agent could have planted, judged by its descriptor alone, and that very
-//! object is cloned under a fresh name on a private tmpfs; podman gets that path. Trusted: the prefix, which is the
-//! operator's, and the kernel. A checked path must never be walked a second time.
+//! podman takes paths, and an agent may write in directories on the way to any of them, even while this runs. So a name
+//! is opened once, without following a link, judged by its descriptor alone, and that very object is cloned under a fresh
+//! name on a private tmpfs; podman gets that path. Trusted: the text that the operator wrote, and the kernel. A checked path
+//! must never be walked a second time.
 
 mod area;
 mod error;
 mod resolve;
 
-pub use error::StagingError;
+pub use error::{StagingError, WalkError};
 pub use resolve::Namespace;
 
 use area::{LIFE, mount_area, mount_setattr, take_away};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,13 +91,16 @@ impl Staging {
     /// [`StagingError::Stage`].
     pub fn stage_netns(&self, ns: &Namespace) -> Result<StagedPath, StagingError> {
         let inert = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        self.stage(ns.fd.as_fd(), &ns.path, false, inert)
+        let tree = clone(ns.fd.as_fd(), inert, false).map_err(|(step, errno)| {
+            let path = ns.path.clone();
+            StagingError::Stage { path, step, errno }
+        })?;
+        self.attach(&tree, &ns.path, false)
     }
 
-    /// Puts what `rest` names beneath `prefix` where podman can be pointed to: a directory (without what is mounted
-    /// beneath it), a regular file or a socket. In `prefix`, links are
-    /// followed as long as every directory on the way is root's alone; after that, and in `rest`, no
-    /// symbolic link is followed and nothing leads out.
+    /// Puts what `rest` names beneath `prefix` where podman can be pointed to: a directory, a regular file or a socket. No
+    /// symbolic link is followed on the whole way. What is mounted on or beneath it is the agent's neither to reach nor to
+    /// give: no mount is crossed in `rest`, and none comes along.
     ///
     /// # Errors
     /// The variants of [`StagingError`] that begin with `Source`, and [`StagingError::Stage`].
@@ -106,73 +110,44 @@ impl Staging {
         rest: &Path,
         read_only: bool,
     ) -> Result<StagedPath, StagingError> {
-        self.stage_found(&resolve::source(prefix, rest)?, read_only)
+        self.stage_found(&resolve::source(prefix, rest)?, read_only, false)
     }
 
-    /// The same for a path that the operator wrote out. `None` where only root can have decided what is there: podman may
-    /// then walk it itself, and what is mounted beneath it comes along.
+    /// The same for a path that the operator wrote out: what is mounted beneath it comes along, as read-only as itself.
     ///
     /// # Errors
     /// As for [`stage_source`](Self::stage_source).
-    pub fn stage_literal(
-        &self,
-        path: &Path,
-        read_only: bool,
-    ) -> Result<Option<StagedPath>, StagingError> {
-        let found = resolve::literal(path)?;
-        found
-            .map(|source| self.stage_found(&source, read_only))
-            .transpose()
+    pub fn stage_literal(&self, path: &Path, read_only: bool) -> Result<StagedPath, StagingError> {
+        self.stage_found(&resolve::literal(path)?, read_only, true)
     }
 
     fn stage_found(
         &self,
         source: &resolve::FoundSource,
         read_only: bool,
+        recursive: bool,
     ) -> Result<StagedPath, StagingError> {
         let mut attributes = MountAttrFlags::empty();
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
-        self.stage(
-            source.fd.as_fd(),
-            &source.path,
-            source.directory,
-            attributes,
-        )
+        let (fd, path) = (source.fd.as_fd(), &source.path);
+        let tree = clone(fd, attributes, recursive).map_err(|(step, errno)| {
+            let path = path.clone();
+            StagingError::SourceClone { path, step, errno }
+        })?;
+        self.attach(&tree, path, source.directory)
     }
 
-    /// Clones the very object behind `fd`, without what is mounted on it, shuts it, and moves it to a fresh name.
-    fn stage(
+    /// Moves a clone to a fresh name.
+    fn attach(
         &self,
-        fd: BorrowedFd<'_>,
+        tree: &OwnedFd,
         source: &Path,
         directory: bool,
-        attributes: MountAttrFlags,
     ) -> Result<StagedPath, StagingError> {
         let failed = |step| {
-            move |errno| StagingError::Stage {
-                path: source.to_owned(),
-                step,
-                errno,
-            }
+            let path = source.to_owned();
+            move |errno| StagingError::Stage { path, step, errno }
         };
-        let tree = rustix::mount::open_tree(
-            fd,
-            "",
-            OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_EMPTY_PATH,
-        )
-        .map_err(failed("open_tree"))?;
-        // Before it is attached: a clone of a shared mount would take part in what is mounted beneath its source.
-        let shut = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        mount_setattr(
-            tree.as_fd(),
-            shut | attributes,
-            MountAttrFlags::empty(),
-            MountPropagationFlags::PRIVATE,
-        )
-        .map_err(failed("mount_setattr"))?;
-
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         make_target(self.directory.as_fd(), &name, directory).map_err(failed("make its target"))?;
         let staged = StagedPath {
@@ -180,7 +155,7 @@ impl Staging {
             released: false,
         };
         rustix::mount::move_mount(
-            &tree,
+            tree,
             "",
             &self.directory,
             &name,
@@ -189,6 +164,31 @@ impl Staging {
         .map_err(failed("move_mount"))?;
         Ok(staged)
     }
+}
+
+/// Clones the very object behind `fd`, with or without what is mounted beneath it, and shuts all of the clone before
+/// anybody can see it. Unbindable mounts, the staging areas of all launchers among them, are left out.
+fn clone(
+    fd: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+    recursive: bool,
+) -> Result<OwnedFd, (&'static str, Errno)> {
+    let mut how = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    how.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    let tree = rustix::mount::open_tree(fd, "", how).map_err(|errno| ("open_tree", errno))?;
+    // Private before it is attached: a clone of a shared mount would take part in what is mounted beneath its source.
+    let shut = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    mount_setattr(
+        tree.as_fd(),
+        shut | attributes,
+        MountAttrFlags::empty(),
+        MountPropagationFlags::PRIVATE,
+        recursive,
+    )
+    .map_err(|errno| ("mount_setattr", errno))?;
+    Ok(tree)
 }
 
 impl Drop for Staging {

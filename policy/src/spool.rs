@@ -5,6 +5,7 @@
 
 use crate::compile::{Compiler, command_name};
 use crate::document::Document;
+use crate::host_links::without_host_links;
 use crate::pattern::Piece;
 use crate::problem::{Finding, Findings, Place};
 use crate::reader::Reader;
@@ -133,8 +134,9 @@ fn is_beneath(path: &str, dir: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether two directories are one, or one is beneath the other.
+/// Whether two directories are one, or one is beneath the other. No link is followed to either, but for the host's own.
 pub(crate) fn meet(a: &str, b: &str) -> bool {
+    let (a, b) = (&*without_host_links(a), &*without_host_links(b));
     a == b || is_beneath(a, b) || is_beneath(b, a)
 }
 

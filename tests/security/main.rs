@@ -9,6 +9,7 @@
 
 mod arguments;
 mod capabilities;
+mod container_root;
 mod hostile_broker;
 mod identity;
 mod in_flight;
@@ -17,3 +18,4 @@ mod namespaces;
 mod ownership;
 mod payload;
 mod policy_file;
+mod submounts;

@@ -5,7 +5,7 @@
 //! and only then opened to be read.
 
 use super::journal::{Journal, Take};
-use crate::walk::{kind, walk};
+use crate::walk::{WalkError, kind, walk};
 use portcullis_policy::Spool;
 use portcullis_wire::Reason;
 use portcullis_wire::limits::SPOOL;
@@ -278,7 +278,7 @@ fn reopen(fd: &OwnedFd, how: OFlags) -> io::Result<OwnedFd> {
 
 /// The spool's directory as a mere place, and whose it is.
 fn open_dir(path: &Path) -> Result<(OwnedFd, u32), TakeError> {
-    let arrived = walk(path).map_err(|errno| place(path, unreached(errno)))?;
+    let arrived = walk(path).map_err(|error| place(path, unreached(&error)))?;
     match FileType::from_raw_mode(arrived.stat.st_mode) {
         FileType::Directory => Ok((arrived.fd, arrived.stat.st_uid)),
         other => Err(place(
@@ -288,15 +288,15 @@ fn open_dir(path: &Path) -> Result<(OwnedFd, u32), TakeError> {
     }
 }
 
-fn unreached(errno: Errno) -> String {
-    match errno {
-        Errno::NOENT => {
+fn unreached(error: &WalkError) -> String {
+    match error {
+        error if error.is_not_found() => {
             "does not exist: make it, and mount it into the agent, writable".to_owned()
         }
-        Errno::LOOP => "is, or is reached through, a symbolic link that others than root can make; name the place \
-                        itself in the policy"
-            .to_owned(),
-        errno => format!("cannot be reached: {errno}"),
+        WalkError::Link { .. } => format!(
+            "cannot be reached: {error}; if that link is yours, `portcullis-policy check` says what to write instead"
+        ),
+        error => format!("cannot be reached: {error}"),
     }
 }
 
@@ -316,7 +316,7 @@ fn open_lock(path: &Path) -> Result<OwnedFd, TakeError> {
                     .map_err(|error| place(path, format!("cannot be opened: {error}")));
             }
             Err(Errno::NOENT) => {}
-            Err(errno) => return Err(place(path, unreached(errno))),
+            Err(errno) => return Err(place(path, unreached(&errno.into()))),
         }
         match open(OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY, mode()) {
             // Whoever the agent is has to open it, and the umask is the service's.
@@ -344,7 +344,7 @@ fn open_lines(dir: &OwnedFd, owner: u32, path: &Path) -> Result<Option<OwnedFd>,
     let file = match rustix::fs::openat2(dir, Spool::PROCESSES, flags, Mode::empty(), resolve) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(place(path, unreached(errno))),
+        Err(errno) => return Err(place(path, unreached(&errno.into()))),
     };
     let stat = judge(&file, path)?;
     if stat.st_uid != 0 && stat.st_uid != owner {

@@ -46,6 +46,7 @@ pub(super) fn mount_area(path: &Path) -> Result<OwnedFd, (&'static str, Errno)> 
         MountAttrFlags::empty(),
         MountAttrFlags::MOUNT_ATTR_RDONLY,
         MountPropagationFlags::UNBINDABLE,
+        false,
     )
     .map_err(|e| ("mount_setattr", e))?;
     Ok(area)
@@ -123,13 +124,15 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(point)))
 }
 
-/// Changes one mount, which need not be attached to anything.
+/// Changes a mount, which need not be attached to anything, and with `AT_RECURSIVE` all that is mounted on it: either all
+/// of it changes or nothing does.
 #[allow(unsafe_code)]
 pub(super) fn mount_setattr(
     mount: BorrowedFd<'_>,
     set: MountAttrFlags,
     clear: MountAttrFlags,
     propagation: MountPropagationFlags,
+    recursive: bool,
 ) -> Result<(), Errno> {
     /// `struct mount_attr` of Linux 5.12, all of it.
     #[repr(C)]
@@ -145,6 +148,7 @@ pub(super) fn mount_setattr(
         propagation: propagation.bits().into(),
         user_namespace: 0,
     };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string and `attr` is as large as the kernel is told; both outlive the call, which only
     // reads them. The descriptor is borrowed, so open.
     let answer = unsafe {
@@ -152,7 +156,7 @@ pub(super) fn mount_setattr(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            flags,
             &raw const attr,
             size_of::<MountAttr>(),
         )

@@ -1,5 +1,7 @@
 //! What can go wrong in staging, and which of it is the request's fault.
 
+pub use crate::walk::WalkError;
+
 use portcullis_wire::Reason;
 use rustix::io::Errno;
 use std::io;
@@ -38,12 +40,12 @@ pub enum StagingError {
     #[error("{0:?} cannot be the name of a network namespace: one path component is")]
     NetnsName(String),
     /// The namespace's name leads nowhere, or not safely.
-    #[error("the network namespace {path:?} cannot be opened: {}", why(*.errno))]
+    #[error("the network namespace {path:?} cannot be opened: {error}")]
     NetnsOpen {
         /// The name, with the directory.
         path: PathBuf,
         /// Why.
-        errno: Errno,
+        error: WalkError,
     },
     /// The name is not that of a namespace.
     #[error("{path:?} is no network namespace: it is {what}")]
@@ -71,12 +73,12 @@ pub enum StagingError {
     #[error("{0:?} cannot be a mount source: it has an empty, '.' or '..' component")]
     SourceName(PathBuf),
     /// A source leads nowhere, or not safely.
-    #[error("the mount source {path:?} cannot be opened: {}", why(*.errno))]
+    #[error("the mount source {path:?} cannot be opened: {error}")]
     SourceOpen {
         /// The source.
         path: PathBuf,
         /// Why.
-        errno: Errno,
+        error: WalkError,
     },
     /// A source is of a kind that is not mounted.
     #[error(
@@ -87,6 +89,18 @@ pub enum StagingError {
         path: PathBuf,
         /// What it is.
         what: &'static str,
+    },
+    /// The kernel does not clone a source, or what is mounted beneath it, or does not shut the clone.
+    #[error(
+        "the mount source {path:?} cannot be cloned with what is mounted there: {step}: {errno}; is one of these unbindable: findmnt -R -o TARGET,PROPAGATION"
+    )]
+    SourceClone {
+        /// The source.
+        path: PathBuf,
+        /// What failed.
+        step: &'static str,
+        /// How.
+        errno: Errno,
     },
     /// What was found safe could not be moved into the staging area.
     #[error("{path:?} could not be staged: {step}: {errno}")]
@@ -114,19 +128,24 @@ impl StagingError {
     /// The reason code that the client is told.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        // Running out of descriptors or memory says nothing about what was named.
-        let ours = |errno: Errno| matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM);
+        // Running out of descriptors, memory or mounts says nothing about what was named.
+        let out = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOSPC];
+        let ours = |errno: Option<Errno>| errno.is_some_and(|errno| out.contains(&errno));
         match self {
-            Self::NetnsOpen { errno, .. } | Self::SourceOpen { errno, .. } if ours(*errno) => {
+            Self::NetnsOpen { error, .. } | Self::SourceOpen { error, .. }
+                if ours(error.errno()) =>
+            {
                 Reason::Internal
             }
+            Self::SourceClone { errno, .. } if ours(Some(*errno)) => Reason::Internal,
             Self::NetnsName(_)
             | Self::NetnsOpen { .. }
             | Self::NetnsKind { .. }
             | Self::NetnsHost { .. } => Reason::Netns,
-            Self::SourceName(_) | Self::SourceOpen { .. } | Self::SourceKind { .. } => {
-                Reason::Mount
-            }
+            Self::SourceName(_)
+            | Self::SourceOpen { .. }
+            | Self::SourceKind { .. }
+            | Self::SourceClone { .. } => Reason::Mount,
             Self::Parent { .. }
             | Self::Area { .. }
             | Self::Sweep { .. }
@@ -134,14 +153,5 @@ impl StagingError {
             | Self::Stage { .. }
             | Self::Release { .. } => Reason::Internal,
         }
-    }
-}
-
-/// The errors of [`BENEATH`] say little in the kernel's words.
-fn why(errno: Errno) -> String {
-    match errno {
-        Errno::LOOP => "a symbolic link is in its way, and none is followed here".to_owned(),
-        Errno::XDEV => "it leads out of its directory".to_owned(),
-        other => other.to_string(),
     }
 }

@@ -1,8 +1,8 @@
-//! From names that an agent may have planted to descriptors of what may be used. Trusts of the way there what is root's alone
-//! (see `walk`), and nothing beneath it: what a descriptor says counts, a name is never asked twice.
+//! From names that an agent may have planted to descriptors of what may be used. No link is followed on the way (see
+//! `walk`): what a descriptor says counts, a name is never asked twice.
 
 use super::StagingError;
-use crate::walk::{kind, walk};
+use crate::walk::{Arrived, WalkError, kind, walk, walk_beneath};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::fs;
@@ -10,12 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// How everything beneath a prefix is looked up. Mounts may be crossed: the names of namespaces *are* mounts, and a
-/// mount that the launcher sees was made by host root, not by an agent.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// A network namespace that may be handed to podman.
 #[derive(Debug)]
@@ -36,12 +30,11 @@ pub(super) fn netns(root: &Path, name: &str) -> Result<Namespace, StagingError> 
     if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
         return Err(StagingError::NetnsName(name.to_owned()));
     }
-    let opened = open_beneath(root, Path::new(name));
-    let (fd, stat) = opened.map_err(|errno| StagingError::NetnsOpen {
-        path: path.clone(),
-        errno,
-    })?;
-    judge_netns(fd, &stat, path)
+    // The names of namespaces are mounts themselves.
+    match walk_beneath(root, Path::new(name), ResolveFlags::empty()) {
+        Ok(Arrived { fd, stat }) => judge_netns(fd, &stat, path),
+        Err(error) => Err(StagingError::NetnsOpen { path, error }),
+    }
 }
 
 /// A mount source as it was found.
@@ -61,23 +54,29 @@ pub(super) fn source(prefix: &Path, rest: &Path) -> Result<FoundSource, StagingE
     if components.any(|component| matches!(component, b"" | b"." | b"..")) {
         return Err(StagingError::SourceName(path));
     }
-    match open_beneath(prefix, rest) {
-        Ok((fd, stat)) => judge_source(fd, &stat, path),
-        Err(errno) => Err(StagingError::SourceOpen { path, errno }),
-    }
+    // What host root has mounted beneath an agent's directory hangs on a directory, which the agent can move. Where the
+    // rule leaves the whole path to the request, from `/` on, mounts are part of what it grants.
+    let mounts = if prefix == Path::new("/") {
+        ResolveFlags::empty()
+    } else {
+        ResolveFlags::NO_XDEV
+    };
+    judge_source(walk_beneath(prefix, rest, mounts), path)
 }
 
-/// What [`stage_literal`](super::Staging::stage_literal) says of sources: `None` for one that only root can have put there.
-pub(super) fn literal(path: &Path) -> Result<Option<FoundSource>, StagingError> {
-    let path = path.to_owned();
-    match walk(&path) {
-        Ok(arrived) if arrived.operators => Ok(None),
-        Ok(arrived) => judge_source(arrived.fd, &arrived.stat, path).map(Some),
-        Err(errno) => Err(StagingError::SourceOpen { path, errno }),
-    }
+/// What [`stage_literal`](super::Staging::stage_literal) says of sources.
+pub(super) fn literal(path: &Path) -> Result<FoundSource, StagingError> {
+    judge_source(walk(path), path.to_owned())
 }
 
-fn judge_source(fd: OwnedFd, stat: &Stat, path: PathBuf) -> Result<FoundSource, StagingError> {
+fn judge_source(
+    found: Result<Arrived, WalkError>,
+    path: PathBuf,
+) -> Result<FoundSource, StagingError> {
+    let Arrived { fd, stat } = match found {
+        Ok(found) => found,
+        Err(error) => return Err(StagingError::SourceOpen { path, error }),
+    };
     let directory = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => true,
         FileType::RegularFile | FileType::Socket => false,
@@ -93,19 +92,10 @@ fn judge_source(fd: OwnedFd, stat: &Stat, path: PathBuf) -> Result<FoundSource, 
     })
 }
 
-/// Opens `rest` beneath `prefix` as a mere place (`O_PATH`): nothing is read, nothing blocks.
-fn open_beneath(prefix: &Path, rest: &Path) -> Result<(OwnedFd, Stat), Errno> {
-    let place = OFlags::PATH | OFlags::CLOEXEC;
-    let prefix = walk(prefix)?.fd;
-    let fd = rustix::fs::openat2(&prefix, rest, place, Mode::empty(), BENEATH)?;
-    let stat = rustix::fs::fstat(&fd)?;
-    Ok((fd, stat))
-}
-
 fn judge_netns(fd: OwnedFd, stat: &Stat, path: PathBuf) -> Result<Namespace, StagingError> {
-    let unopened = |errno| StagingError::NetnsOpen {
+    let unopened = |errno: Errno| StagingError::NetnsOpen {
         path: path.clone(),
-        errno,
+        error: errno.into(),
     };
     // The file system first: reopening a FIFO would wait for its other end, and a device might do anything.
     let filesystem = rustix::fs::fstatfs(&fd).map_err(unopened)?;
