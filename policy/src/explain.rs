@@ -162,7 +162,11 @@ impl PlanView {
             .iter()
             .zip(&staged)
             .map(|(mount, staged)| match &mount.source {
-                Source::Literal(path) => format!("{staged} is {path}"),
+                Source::Literal(path) => {
+                    format!(
+                        "{staged} is {path} and what is mounted beneath it, reached without links"
+                    )
+                }
                 Source::Beneath { prefix, rest } => {
                     format!("{staged} is {rest} beneath {prefix}, reached without links")
                 }

@@ -14,6 +14,8 @@ mod denial;
 mod document;
 mod explain;
 mod host_links;
+#[cfg(feature = "tool")]
+mod host_paths;
 mod image;
 mod kinds;
 mod language;

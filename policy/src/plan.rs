@@ -95,16 +95,16 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// Where a mount's source is, and how far the way to it is the operator's.
+/// Where a mount's source is, and how far the way to it is the operator's. No link is followed anywhere on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The operator's own path: nothing in it comes from a request.
+    /// The operator's own path: nothing in it comes from a request. What is mounted beneath it belongs to it.
     Literal(String),
     /// A path with something of the request in it.
     Beneath {
-        /// The operator's part, opened as any path is: absolute, `/` at the least.
+        /// The operator's part: absolute, `/` at the least.
         prefix: String,
-        /// What is opened beneath it without following a link: relative, never empty.
+        /// What is opened beneath it: relative, never empty. What is mounted there does not belong to it.
         rest: String,
     },
 }

@@ -35,7 +35,7 @@ fn tool(arguments: &[&str], presets: &Path) -> (Option<i32>, String, String) {
 
 /// A host's directory of policies, which is not there yet.
 struct Host {
-    _directory: TempDir,
+    directory: TempDir,
     agents: PathBuf,
 }
 
@@ -44,7 +44,7 @@ impl Host {
         let directory = tempfile::tempdir().unwrap();
         Self {
             agents: directory.path().join("portcullis/agents"),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -192,6 +192,20 @@ fn a_preset_with_an_error_or_a_lint_of_the_level_deny_is_not_written() {
         assert!(err.contains(expected), "{err}");
         assert_eq!(host.files(), Vec::<String>::new());
     }
+}
+
+/// Its paths are examples: a link of this host is shown, and the policy is there to be adapted.
+#[test]
+fn link_on_the_way_does_not_stop_init() {
+    let host = Host::new();
+    let link = host.directory.path().join("link");
+    std::os::unix::fs::symlink(host.directory.path(), &link).unwrap();
+    let text = fs::read_to_string(shipped().join("demo.toml")).unwrap();
+    let text = text.replace("/var/lib/portcullis-demo", link.to_str().unwrap());
+    let (code, _, err) = host.init_from("a", "p", presets(&text).path());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("a symbolic link is on the way"), "{err}");
+    assert_eq!(host.files(), ["a.toml"]);
 }
 
 #[test]

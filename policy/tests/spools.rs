@@ -441,3 +441,18 @@ fn a_drop_in_adds_spools_and_rules_that_take_lines() {
     assert_eq!(problem.path(), "dhcp.d/more.toml");
     assert!(problem.to_string().contains("dhcp.toml:"), "{problem}");
 }
+
+/// The host's own links are the only two spellings of one place that the launcher takes for the same.
+#[test]
+fn host_link_to_another_spool_is_shared() {
+    let policy = |dir: &str| loaded(&SPOOLS.replace("/srv/{agent}", dir));
+    let one = policy("/run/lock/spool");
+    assert_eq!(one.shared_dirs(&policy("/run/lock/other")).len(), 1);
+    for same in ["/run/lock/spool", "/var/lock/spool", "/var/run/lock/spool"] {
+        let shared = one.shared_dirs(&policy(same));
+        assert!(
+            shared.iter().any(|(_, theirs)| theirs == same),
+            "{shared:?}"
+        );
+    }
+}

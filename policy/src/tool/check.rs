@@ -1,7 +1,8 @@
-//! `portcullis-policy check`: errors and lints of policies, and what two agents would share: names, spools.
+//! `portcullis-policy check`: errors and lints of policies, links of this host on the way to what they name, and what two
+//! agents would share: names, spools.
 
 use super::files::{self, DIRECTORY, FilesError};
-use super::{TROUBLE, complain, say};
+use super::{TROUBLE, complain, say, ways};
 use crate::{Level, Policy};
 use portcullis_wire::{AgentName, PolicyText};
 use std::path::{Path, PathBuf};
@@ -79,6 +80,9 @@ fn check(
     };
     let agent = files::agent_of(&path)?;
     let checked = review(&path, &agent, &texts, no_lints, failed);
+    if let Some(Checked { policy, .. }) = checked.as_ref().filter(|_| !no_lints) {
+        *failed += look(policy, &texts);
+    }
     if let Some(Checked { policy, lints, .. }) = &checked {
         let lints = if no_lints {
             String::new()
@@ -128,6 +132,18 @@ pub(super) fn review(
         policy,
         lints: lints.len(),
     })
+}
+
+/// Shows where a symbolic link of this host is on the way to what the policy names, and counts these.
+pub(super) fn look(policy: &Policy, texts: &[PolicyText]) -> usize {
+    let found = ways::links(policy, texts);
+    for text in &found.errors {
+        complain(&format_args!("{text}\n"));
+    }
+    for note in &found.notes {
+        complain(note);
+    }
+    found.errors.len()
 }
 
 /// Compares every checked policy with the others, and with those beside it that were not asked for.

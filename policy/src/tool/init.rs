@@ -95,6 +95,8 @@ fn init(options: &Options) -> Result<String, InitError> {
             path,
         });
     };
+    // Shown, and no reason to write nothing: a preset's paths are the operator's to adapt.
+    check::look(&checked.policy, &texts);
     write(&path, &text.text)?;
     Ok(remaining(&agent, &path, &checked.policy))
 }

@@ -10,6 +10,7 @@ mod init;
 mod lines;
 mod path_unit;
 mod presets;
+mod ways;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
