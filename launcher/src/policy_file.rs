@@ -2,7 +2,8 @@
 //!
 //! Whoever can write these files has root's power, so a file is read only if root alone can change it, or put another in
 //! its place: it and the directory that holds it are root's and nobody else may write them, and the file is no symbolic
-//! link. The directories further up are not looked at: in their place, too, only what root wrote is accepted.
+//! link. The directories further up are not looked at, and links among them are followed. Ownership is a proof only where
+//! no container can write: uid 0 in a container is root here, too, and could as well write a policy of its own.
 
 use portcullis_wire::PolicyText;
 use rustix::fs::{Dir, FileType, Mode, OFlags};

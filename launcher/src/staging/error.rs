@@ -92,7 +92,7 @@ pub enum StagingError {
     },
     /// The kernel does not clone a source, or what is mounted beneath it, or does not shut the clone.
     #[error(
-        "the mount source {path:?} cannot be cloned with what is mounted there: {step}: {errno}; is one of these unbindable: findmnt -R -o TARGET,PROPAGATION"
+        "the mount source {path:?} cannot be cloned: {step}: {errno}; an unbindable mount cannot: findmnt -o TARGET,PROPAGATION"
     )]
     SourceClone {
         /// The source.
