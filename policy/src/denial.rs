@@ -134,8 +134,13 @@ pub(crate) fn describe(
         ),
         Cause::Name(name) => format!("{} is no valid name for a container", quoted(name)),
         Cause::Mount(path) => format!(
-            "{} cannot be mounted: not a normal path, or it has `:` or `,` in it, or is there twice",
+            "{} cannot be mounted: not a normal path, or it has `:` or `,` in it",
             quoted(path)
+        ),
+        Cause::Misplaced(target, other) => format!(
+            "{} cannot be mounted: another mount of the rule is at {}",
+            quoted(target),
+            quoted(other)
         ),
     }
 }

@@ -276,6 +276,17 @@ pub(crate) fn patterns_meet(a: &Pattern, b: &Pattern, names: &Names<'_>) -> bool
     draw(a).meets(&draw(b))
 }
 
+fn draw(template: &Template, names: &Names<'_>) -> Automaton {
+    let mut automaton = Automaton::default();
+    for part in &template.parts {
+        match part {
+            Part::Literal(literal) => automaton.literal(literal),
+            Part::Value(slot) => automaton.value(*slot, names),
+        }
+    }
+    automaton
+}
+
 /// Whether two rules' templates can expand to the same text.
 pub(crate) fn templates_meet(
     a: &Template,
@@ -283,17 +294,24 @@ pub(crate) fn templates_meet(
     b: &Template,
     b_names: &Names<'_>,
 ) -> bool {
-    let draw = |template: &Template, names: &Names<'_>| {
-        let mut automaton = Automaton::default();
-        for part in &template.parts {
-            match part {
-                Part::Literal(literal) => automaton.literal(literal),
-                Part::Value(slot) => automaton.value(*slot, names),
-            }
-        }
-        automaton
-    };
     draw(a, a_names).meets(&draw(b, b_names))
+}
+
+/// Whether the path that one template of a rule makes can be strictly above that of the other.
+pub(crate) fn template_above(outer: &Template, inner: &Template, names: &Names<'_>) -> bool {
+    if let (Some(outer), Some(inner)) = (outer.literal(), inner.literal()) {
+        let root = outer.trim_end_matches('/');
+        let rest = inner.strip_prefix(root);
+        return rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'));
+    }
+    let (head, other) = (outer.head(), inner.head());
+    if !head.starts_with(other) && !other.starts_with(head) {
+        return false;
+    }
+    let mut above = draw(outer, names);
+    above.literal("/");
+    above.many(Bytes::of(|_| true), 1, None);
+    above.meets(&draw(inner, names))
 }
 
 /// Whether a value of the kind can begin with this byte.

@@ -25,6 +25,7 @@ mod pattern;
 #[cfg(test)]
 mod pattern_tests;
 mod peer;
+mod places;
 mod plan;
 mod podman;
 mod policy;
@@ -36,6 +37,7 @@ mod rule_table;
 mod scope;
 mod spelling;
 mod spool;
+mod targets;
 mod text;
 #[cfg(feature = "tool")]
 pub mod tool;

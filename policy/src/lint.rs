@@ -5,6 +5,7 @@
 use crate::document::Document;
 use crate::image::{Reference, reference};
 use crate::pattern::Pattern;
+use crate::places::is_beneath;
 use crate::policy::Policy;
 use crate::problem::{Finding, Findings, Place, nearest};
 use crate::reader::Reader;
@@ -404,10 +405,4 @@ fn of_mounts(rule: &Rule, table: &LaunchTable, spools: &[Spool], collector: &mut
             collector.add("writable-spool", Some(table), place, &label);
         }
     }
-}
-
-/// Whether a path is another one, or beneath it.
-fn is_beneath(path: &str, root: &str) -> bool {
-    path.strip_prefix(root.trim_end_matches('/'))
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -7,11 +7,13 @@ use crate::document::{Document, PeerTable};
 use crate::language::{Names, templates_meet};
 use crate::limits::Limits;
 use crate::lint::{self, Lint};
+use crate::places::meet;
 use crate::plan::hex;
 use crate::problem::{Finding, Findings, Place, Problems};
 use crate::rule::Rule;
 use crate::scope::BUILT_IN;
 use crate::spool::{self, Spool};
+use crate::targets;
 use portcullis_wire::{AgentName, PolicyText, Reason};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -69,7 +71,7 @@ impl Policy {
             agent: agent.as_str().into(),
             vars: &document.vars,
         };
-        let rules: Vec<Option<Rule>> = document
+        let mut rules: Vec<Option<Rule>> = document
             .launches
             .iter()
             .map(|table| compiler.launch(table, findings))
@@ -86,6 +88,7 @@ impl Policy {
             .collect();
         check_container_names(&rules, document, findings);
         spool::check(&spools, document, findings);
+        targets::check(&mut rules, &spools, document, findings);
         if document.place.is_none() && files.is_empty() {
             findings.add(Finding::new(
                 &Place::new(0, 0..0),
@@ -182,7 +185,7 @@ impl Policy {
         let mut pairs = Vec::new();
         for ours in &self.spools {
             for theirs in &other.spools {
-                if spool::meet(&ours.dir, &theirs.dir) {
+                if meet(&ours.dir, &theirs.dir) {
                     pairs.push((ours.dir.to_string(), theirs.dir.to_string()));
                 }
             }

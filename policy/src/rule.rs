@@ -7,6 +7,7 @@ use crate::image::{Reference, reference};
 use crate::pattern::{Pattern, Template};
 use crate::plan::{LaunchPlan, Mount, OnConflict, Ready, Settings, Source};
 use crate::spelling::{has_hidden, is_path, is_relative_path};
+use crate::targets::misplaced;
 use portcullis_wire::{Launch, Reason};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub(crate) struct MountRule {
     pub(crate) rest: Option<Template>,
     pub(crate) target: Template,
     pub(crate) read_only: bool,
+    /// Whether it is read-only and nobody but the operator writes there, as far as the policy shows.
+    pub(crate) operators: bool,
 }
 
 /// Why a request does not match a rule.
@@ -75,6 +78,8 @@ pub(crate) enum Cause {
     EnvironmentTwice(usize),
     Name(String),
     Mount(String),
+    /// The first target is the second one, or beneath it.
+    Misplaced(String, String),
 }
 
 impl Cause {
@@ -87,7 +92,7 @@ impl Cause {
             Self::Argument(_) => Reason::Argument,
             Self::Environment(_) | Self::EnvironmentTwice(_) => Reason::Environment,
             Self::Name(_) => Reason::Name,
-            Self::Mount(_) => Reason::Mount,
+            Self::Mount(_) | Self::Misplaced(..) => Reason::Mount,
         }
     }
 }
@@ -279,14 +284,8 @@ impl Rule {
                 read_only: mount.read_only,
             });
         }
-        for (at, mount) in mounts.iter().enumerate() {
-            if mounts
-                .iter()
-                .take(at)
-                .any(|before| before.target == mount.target)
-            {
-                return Err(Cause::Mount(mount.target.clone()));
-            }
+        if let Some((target, other)) = misplaced(&container.mounts, &mounts) {
+            return Err(Cause::Misplaced(target.to_owned(), other.to_owned()));
         }
         let ready = match &container.ready {
             None => None,

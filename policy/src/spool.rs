@@ -5,8 +5,8 @@
 
 use crate::compile::{Compiler, command_name};
 use crate::document::Document;
-use crate::host_links::without_host_links;
 use crate::pattern::Piece;
+use crate::places::{is_above, meet};
 use crate::problem::{Finding, Findings, Place};
 use crate::reader::Reader;
 use crate::scope::written;
@@ -129,17 +129,6 @@ impl Compiler<'_> {
     }
 }
 
-fn is_beneath(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir)
-        .is_some_and(|rest| rest.starts_with('/'))
-}
-
-/// Whether two directories are one, or one is beneath the other. No link is followed to either, but for the host's own.
-pub(crate) fn meet(a: &str, b: &str) -> bool {
-    let (a, b) = (&*without_host_links(a), &*without_host_links(b));
-    a == b || is_beneath(a, b) || is_beneath(b, a)
-}
-
 /// What has to hold between spools, and between spools and rules.
 pub(crate) fn check(spools: &[Option<Spool>], document: &Document, findings: &mut Findings) {
     let both: Vec<(&Spool, &SpoolTable)> = spools
@@ -189,16 +178,13 @@ fn check_lock(
     let files = |spool: &Spool| [spool.processes(), spool.timestamp()];
     let (title, label) = if spools.iter().any(|(spool, _)| {
         let mut files = files(spool).into_iter();
-        files.any(|file| *file == *lock || is_beneath(lock, &file))
+        files.any(|file| is_above(&file, lock))
     }) {
         (
             "what is written to a spool cannot be the lock",
             "a spool's file",
         )
-    } else if spools
-        .iter()
-        .any(|(spool, _)| *spool.dir == *lock || is_beneath(&spool.dir, lock))
-    {
+    } else if spools.iter().any(|(spool, _)| is_above(lock, &spool.dir)) {
         ("a directory cannot be the lock", "a spool is there")
     } else {
         return;

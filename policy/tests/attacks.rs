@@ -495,17 +495,6 @@ fn a_captured_path_becomes_a_source_beneath_the_operators_part() {
 }
 
 #[test]
-fn two_mounts_on_one_target_are_denied() {
-    let policy = loaded(&one_rule(
-        "args = [{ min = 1, pattern = \"--id={id:word}\" }]",
-        "name = \"c-x\"\nmounts = [{ source = \"/srv/{id}\", target = \"/data/{id}\", mode = \"rw\" }, \
-         { source = \"/srv/b\", target = \"/data/a\", mode = \"ro\" }]",
-    ));
-    allowed(&policy, &ask(&["--id=b"]));
-    assert_eq!(denied(&policy, &ask(&["--id=a"])).reason, Reason::Mount);
-}
-
-#[test]
 fn an_image_transport_is_denied_even_where_the_pattern_would_take_it() {
     let toml = one_rule("", "name = \"c-x\"").replace(
         "image = \"localhost/i:1\"",

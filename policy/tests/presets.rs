@@ -135,6 +135,13 @@ fn neutrons_segments_and_metadata_are_in_the_preset_for_its_dhcp_agent() {
     assert_eq!(plan.name(), format!("agent-dnsmasq-1001-{A}"));
     let plan = allowed(&policy, &haproxy(&format!("qdhcp-{A}"), A));
     assert_eq!(plan.rule(), "haproxy");
+    let targets: Vec<&str> = plan.mounts().iter().map(|m| &*m.target).collect();
+    let configuration = format!("/var/lib/neutron/ns-metadata-proxy/{A}.conf");
+    let directories = [
+        "/var/lib/neutron/metadata",
+        "/var/lib/neutron/external/pids",
+    ];
+    assert_eq!(targets, [&*configuration, directories[0], directories[1]]);
 
     let mut mixed = in_segment(dnsmasq());
     mixed.args[2] = mixed.args[2].replace("/1001/", "/1002/");

@@ -5,7 +5,7 @@ use portcullis_tests::{Agent, Host, Process, Stop, denied, holds, launch, launch
 use portcullis_wire::{Launch, Reason, Reply, State};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -366,4 +366,88 @@ fn what_a_killed_launcher_left_staged_is_gone_after_the_next_start() {
     assert!(runs.process().file("root/data/good").exists());
     assert!(service.stop().success());
     assert_eq!(staged(), 0);
+}
+
+/// Two mounts, the second one beneath the first.
+const NESTED: &str = r#"
+[[launch]]
+rule = "nested"
+command = "nested"
+image = "localhost/portcullis-test:1"
+program = ["/bin/sh", "-c", "sleep 1000; :", "sh"]
+args = [{ min = 1, pattern = "{id:uuid}" }]
+[launch.container]
+name = "nested-{id}"
+user = "0:0"
+mounts = [
+  OUTER,
+  { source = "{shared}/{id}/tools", target = "/work/tools", mode = "ro" },
+]
+"#;
+
+/// Fills two directories of the agent's: a link to the program's directory in the place of the inner target, and the code
+/// that is to be mounted over it.
+fn plant(host: &Host, work: &Path, tools: &Path) {
+    fs::create_dir_all(work).unwrap();
+    fs::create_dir_all(tools).unwrap();
+    symlink("/bin", work.join("tools")).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(host.image_file()).arg("-C").arg(tools);
+    let busybox = ["--strip-components=3", "--wildcards", "*bin/busybox"];
+    assert!(tar.args(busybox).status().unwrap().success());
+    let script =
+        "#!/bin/busybox sh\n/bin/busybox touch /marks/taken\nexec /bin/busybox sleep 1000\n";
+    fs::write(tools.join("sh"), script).unwrap();
+    fs::set_permissions(tools.join("sh"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The runtime follows links of the container when it looks for a mount's target. With a link in its own directory, in the
+/// place of the inner target, the agent would have its files mounted over those of the image, and its code run as the program.
+#[test]
+fn nested_target_cannot_replace_program() {
+    for outer in [
+        r#"{ source = "{shared}/{id}/work", target = "/work", mode = "rw" }"#,
+        r#"{ source = "{shared}/{id}/work", target = "/work", mode = "ro" }"#,
+        r#"{ source = "{shared}/work", target = "/work", mode = "rw" }"#,
+        // The policy shows by its other mount that the agent writes there.
+        r#"{ source = "{shared}/work", target = "/work", mode = "ro" }"#,
+    ] {
+        let host = Host::new();
+        let marks = host.path().join("marks");
+        fs::create_dir(&marks).unwrap();
+        let marked = format!(
+            "{outer},\n  {{ source = \"{}\", target = \"/marks\", mode = \"rw\" }}",
+            marks.display()
+        );
+        let agent = host.agent("blue", &NESTED.replace("OUTER", &marked));
+        let id = uuid();
+        let own = host.shared().join(&id);
+        for work in [own.join("work"), host.shared().join("work")] {
+            plant(&host, &work, &own.join("tools"));
+        }
+        let _service = agent.start();
+        let reply = agent.client().launch(launch("nested", &[&id]));
+        let taken = marks.join("taken").exists();
+        assert_eq!(denied(reply), Reason::PolicyUnavailable, "{outer}: {taken}");
+        assert!(host.engine().calls().runs().is_empty());
+    }
+}
+
+#[test]
+fn target_beneath_operators_mount_is_mounted() {
+    let host = Host::new();
+    let operators = host.path().join("operators");
+    fs::create_dir_all(operators.join("tools")).unwrap();
+    let outer = format!(
+        "{{ source = \"{}\", target = \"/work\", mode = \"ro\" }}",
+        operators.display()
+    );
+    let agent = host.agent("blue", &NESTED.replace("OUTER", &outer));
+    let id = uuid();
+    let tools = host.shared().join(&id).join("tools");
+    fs::create_dir_all(&tools).unwrap();
+    fs::write(tools.join("good"), "good").unwrap();
+    let _service = agent.start();
+    let answer = launched(agent.client().launch(launch("nested", &[&id])));
+    assert!(answer.process().file("root/work/tools/good").exists());
 }

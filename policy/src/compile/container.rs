@@ -125,6 +125,8 @@ fn mount(
         rest,
         target,
         read_only: table.read_only,
+        // Found out when all rules are known.
+        operators: false,
     })
 }
 
