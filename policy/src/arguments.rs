@@ -1,7 +1,10 @@
 //! A rule's arguments, and the matching of a request's against them.
 //!
 //! Every argument has to be claimed, by the first entry that matches it; an entry whose count is exhausted still
-//! claims. Entries that bind names match first, so that the others can rely on the values.
+//! claims. Entries that bind names match first, so that the others can rely on the values. Arguments in a fixed order
+//! are matched in [`fixed`].
+
+mod fixed;
 
 use crate::bindings::{Bindings, Slots};
 use crate::pattern::Pattern;
@@ -20,10 +23,19 @@ pub(crate) struct Entry {
     pub(crate) binds: Slots,
 }
 
+/// Whether arguments have to come in the order of the entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    #[default]
+    Any,
+    Fixed,
+}
+
 /// A compiled list of entries.
 #[derive(Debug, Default)]
 pub(crate) struct Arguments {
     pub(crate) entries: Box<[Entry]>,
+    pub(crate) order: Order,
     /// The first bytes of each alternative, in the order of the file: most of what does not match fails here.
     heads: Box<[Head]>,
 }
@@ -46,6 +58,15 @@ pub(crate) enum ArgumentCause {
     TooMany(usize, usize),
     /// This entry has to be there more often.
     Missing(usize),
+    /// In a fixed order: where the argument at this position stands, this word of this entry fits.
+    Expected {
+        at: usize,
+        entry: usize,
+        alternative: usize,
+        word: usize,
+    },
+    /// In a fixed order: the argument at this position stands after everything that fits.
+    Surplus(usize),
 }
 
 /// Who wants to know what claims what.
@@ -99,7 +120,7 @@ fn sequence_matches<'a>(
 
 impl Arguments {
     /// At most [`ENTRIES`] entries, of at most that many alternatives each.
-    pub(crate) fn new(entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(entries: Vec<Entry>, order: Order) -> Self {
         let mut heads = Vec::new();
         for (number, entry) in entries.iter().enumerate() {
             for (at, sequence) in entry.alternatives.iter().enumerate() {
@@ -117,6 +138,7 @@ impl Arguments {
         }
         Self {
             entries: entries.into(),
+            order,
             heads: heads.into(),
         }
     }
@@ -126,6 +148,18 @@ impl Arguments {
     /// # Errors
     /// The cause, and how many arguments had been claimed before.
     pub(crate) fn matches<'a>(
+        &self,
+        args: &'a [String],
+        bindings: &mut Bindings<'a>,
+        observer: &mut impl Observer,
+    ) -> Result<(), (ArgumentCause, usize)> {
+        match self.order {
+            Order::Any => self.matches_in_any_order(args, bindings, observer),
+            Order::Fixed => self.matches_in_fixed_order(args, bindings, observer),
+        }
+    }
+
+    fn matches_in_any_order<'a>(
         &self,
         args: &'a [String],
         bindings: &mut Bindings<'a>,

@@ -1,13 +1,14 @@
 //! From tables to rules: every check that needs more than one key, and all that would be a doubt at a request.
 
 mod container;
+mod overlaps;
 
 use self::container::{check_name, container};
-use crate::arguments::{Arguments, ENTRIES, Entry};
+use crate::arguments::{Arguments, ENTRIES, Entry, Order};
 use crate::bindings::{IMAGE, NETNS, SlotKind};
 use crate::container_table::ContainerTable;
 use crate::image::reference;
-use crate::language::{Names, patterns_meet};
+use crate::language::Names;
 use crate::pattern::{Pattern, Piece, pieces};
 use crate::problem::{Finding, Findings, Place};
 use crate::purpose::Purpose;
@@ -74,18 +75,30 @@ impl Compiler<'_> {
         if !table.netns.is_empty() {
             scope.built_in(NETNS);
         }
-        let args = entries(&table.args, Purpose::Argument, &mut scope, findings);
-        let env = entries(&table.env, Purpose::Environment, &mut scope, findings);
+        let args = entries(
+            &table.args,
+            table.order,
+            Purpose::Argument,
+            &mut scope,
+            findings,
+        );
+        let env = entries(
+            &table.env,
+            Order::Any,
+            Purpose::Environment,
+            &mut scope,
+            findings,
+        );
         let slots: Box<[SlotKind]> = scope.slots().into();
         let names = Names {
             slots: &slots,
             netns: netns.as_deref().unwrap_or_default(),
         };
         if let Some(args) = &args {
-            check_overlaps(args, &table.args, &names, findings);
+            overlaps::check(args, &table.args, table.order, &names, findings);
         }
         if let Some(env) = &env {
-            check_overlaps(env, &table.env, &names, findings);
+            overlaps::check(env, &table.env, Order::Any, &names, findings);
         }
         let program = program(&table.program, &scope, findings);
         check_environment(&table.env, table.container.as_ref(), findings);
@@ -99,8 +112,8 @@ impl Compiler<'_> {
             command: command?.into(),
             images: images.filter(|images| !images.is_empty())?.into(),
             netns: netns?.into(),
-            arguments: Arguments::new(args?),
-            environment: Arguments::new(env?),
+            arguments: Arguments::new(args?, table.order),
+            environment: Arguments::new(env?, Order::Any),
             names: scope.names().into(),
             slots,
             container: container?,
@@ -123,14 +136,20 @@ impl Compiler<'_> {
         if !table.netns.is_empty() {
             scope.built_in(NETNS);
         }
-        let args = entries(&table.args, Purpose::Argument, &mut scope, findings);
+        let args = entries(
+            &table.args,
+            table.order,
+            Purpose::Argument,
+            &mut scope,
+            findings,
+        );
         let slots = scope.slots();
         let names = Names {
             slots: &slots,
             netns: netns.as_deref().unwrap_or_default(),
         };
         if let Some(args) = &args {
-            check_overlaps(args, &table.args, &names, findings);
+            overlaps::check(args, &table.args, table.order, &names, findings);
         }
         program(&table.program, &scope, findings);
         if let Some(text) = &table.container
@@ -203,9 +222,11 @@ fn check_image(pattern: &Pattern, text: &Text, findings: &mut Findings) {
     }
 }
 
-/// Compiles a list of entries: those that bind names for the others first.
+/// Compiles a list of entries, in the order in which they match: without a fixed order those that bind names for the
+/// others come first.
 fn entries(
     tables: &[EntryTable],
+    order: Order,
     purpose: Purpose,
     scope: &mut Scope,
     findings: &mut Findings,
@@ -220,11 +241,12 @@ fn entries(
     }
     let mut compiled: Vec<(usize, Entry)> = Vec::new();
     let certain = |table: &EntryTable| table.min == 1 && table.max == 1;
-    let numbered = || tables.iter().enumerate();
-    let first = numbered().filter(|(_, table)| certain(table));
-    let rest = numbered().filter(|(_, table)| !certain(table));
+    let mut numbered: Vec<(usize, &EntryTable)> = tables.iter().enumerate().collect();
+    if order == Order::Any {
+        numbered.sort_by_key(|(_, table)| !certain(table));
+    }
     let mut whole = true;
-    for (number, table) in first.chain(rest) {
+    for (number, table) in numbered {
         match entry(table, purpose, certain(table), scope, findings) {
             Some(entry) => compiled.push((number, entry)),
             None => whole = false,
@@ -280,41 +302,6 @@ fn entry(
         max: table.max,
         binds,
     })
-}
-
-/// Two entries that can match the same argument: which of them counts would be a matter of luck.
-fn check_overlaps(
-    entries: &[Entry],
-    tables: &[EntryTable],
-    names: &Names<'_>,
-    findings: &mut Findings,
-) {
-    let meets =
-        |a: &[Pattern], b: &[Pattern]| a.iter().zip(b).all(|(a, b)| patterns_meet(a, b, names));
-    for (at, (entry, table)) in entries.iter().zip(tables).enumerate() {
-        for (other, other_table) in entries.iter().zip(tables).take(at) {
-            let pair = entry
-                .alternatives
-                .iter()
-                .zip(&table.alternatives)
-                .find_map(|(a, texts)| {
-                    let mut others = other.alternatives.iter().zip(&other_table.alternatives);
-                    let (_, other) = others.find(|(b, _)| meets(a, b))?;
-                    Some((texts.first()?, other.first()?))
-                });
-            if let Some((text, other)) = pair {
-                findings.add(
-                    Finding::new(
-                        &text.place,
-                        "two entries can match the same argument",
-                        "this one",
-                    )
-                    .also(&other.place, "and this one")
-                    .help("make them differ, or put them together: { max = …, any = […] }"),
-                );
-            }
-        }
-    }
 }
 
 fn program(texts: &[Text], scope: &Scope, findings: &mut Findings) -> Option<Vec<String>> {

@@ -148,9 +148,13 @@ pub(crate) fn describe(
 /// How an argument of a line may have come about that nobody gave.
 fn unquoted(cause: ArgumentCause, peer: &Peer) -> &'static str {
     match (cause, peer) {
-        (ArgumentCause::NotAllowed(_) | ArgumentCause::TooMany(..), Peer::Spool { .. }) => {
-            "; a wrapper that does not quote breaks an argument with a space into several"
-        }
+        (
+            ArgumentCause::NotAllowed(_)
+            | ArgumentCause::TooMany(..)
+            | ArgumentCause::Expected { .. }
+            | ArgumentCause::Surplus(_),
+            Peer::Spool { .. },
+        ) => "; a wrapper that does not quote breaks an argument with a space into several",
         _ => "",
     }
 }
@@ -193,6 +197,33 @@ fn in_list(
                 argument(at)
             )
         }
+        ArgumentCause::Expected {
+            at,
+            entry,
+            alternative,
+            word,
+        } => {
+            let alternatives = list.entries.get(entry).map(|entry| &*entry.alternatives);
+            // Where nothing has matched yet, any alternative fits.
+            let fits = alternatives.unwrap_or_default().iter().enumerate();
+            let fits = fits.filter(|(number, _)| word == 0 || *number == alternative);
+            let fits: Vec<String> = fits
+                .filter_map(|(_, sequence)| sequence.get(word))
+                .map(|pattern| quoted(&pattern.text) + &values(pattern))
+                .take(4)
+                .collect();
+            format!(
+                "{noun} {}, {}, does not fit: the order is fixed, and {} fits there",
+                at + 1,
+                argument(at),
+                fits.join(" or ")
+            )
+        }
+        ArgumentCause::Surplus(at) => format!(
+            "{noun} {}, {}, does not fit: the order is fixed, and nothing fits there",
+            at + 1,
+            argument(at)
+        ),
         ArgumentCause::Missing(entry) => {
             let Some(entry) = list.entries.get(entry) else {
                 return format!("a required {noun} is missing");

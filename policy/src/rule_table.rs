@@ -1,5 +1,6 @@
 //! The tables `[[launch]]` and `[[exec]]` as they are written, their arguments among them.
 
+use crate::arguments::Order;
 use crate::container_table::ContainerTable;
 use crate::document::not_one_of;
 use crate::lint::Allowance;
@@ -16,6 +17,7 @@ pub(crate) struct LaunchTable {
     pub(crate) image: Vec<Text>,
     pub(crate) netns: Vec<Text>,
     pub(crate) program: Vec<Text>,
+    pub(crate) order: Order,
     pub(crate) args: Vec<EntryTable>,
     pub(crate) env: Vec<EntryTable>,
     pub(crate) signals: Vec<Text>,
@@ -33,6 +35,7 @@ pub(crate) struct ExecTable {
     pub(crate) container: Option<Text>,
     pub(crate) netns: Vec<Text>,
     pub(crate) program: Vec<Text>,
+    pub(crate) order: Order,
     pub(crate) args: Vec<EntryTable>,
 }
 
@@ -48,14 +51,16 @@ pub(crate) struct EntryTable {
 impl LaunchTable {
     pub(crate) fn read(mut table: Reader<'_>, findings: &mut Findings) -> Self {
         table.require("image", "image = \"registry.example/name:tag\"", findings);
+        let order = order(&mut table, findings);
         let read = Self {
             rule: table.required("rule", "rule = \"dnsmasq\"", findings),
             command: table.required("command", "command = \"dnsmasq\"", findings),
             image: table.some_texts("image", findings),
             netns: table.some_texts("netns", findings),
             program: table.some_texts("program", findings),
-            args: entries(&mut table, "args", findings),
-            env: entries(&mut table, "env", findings),
+            order,
+            args: entries(&mut table, "args", order, findings),
+            env: entries(&mut table, "env", Order::Any, findings),
             signals: table.texts("signals", findings),
             allow: table
                 .table("allow", "`allow` of a rule", findings)
@@ -83,6 +88,7 @@ impl ExecTable {
             "program = [\"/usr/bin/program\"], what runs in it",
             findings,
         );
+        let order = order(&mut table, findings);
         let read = Self {
             rule: table.required("rule", "rule = \"reload\"", findings),
             command: table.required("command", "command = \"reload\"", findings),
@@ -93,7 +99,8 @@ impl ExecTable {
             ),
             netns: table.some_texts("netns", findings),
             program: table.some_texts("program", findings),
-            args: entries(&mut table, "args", findings),
+            order,
+            args: entries(&mut table, "args", order, findings),
         };
         table.finish(findings);
         read
@@ -123,20 +130,41 @@ fn check_signals(signals: &[Text], findings: &mut Findings) {
 const ENTRY: &str = "[\"--once\", [\"--two\", \"together\"], { min = 1, pattern = \"--required={:int}\" }, \
                      { max = 9, any = [\"--a\", \"--b\"] }]";
 
-fn entries(table: &mut Reader<'_>, key: &'static str, findings: &mut Findings) -> Vec<EntryTable> {
+fn order(table: &mut Reader<'_>, findings: &mut Findings) -> Order {
+    let Some(text) = table.text("order", findings) else {
+        return Order::Any;
+    };
+    match &*text.text {
+        "any" => Order::Any,
+        "fixed" => Order::Fixed,
+        _ => {
+            findings.add(not_one_of(&text, "order", &["any", "fixed"]));
+            Order::Any
+        }
+    }
+}
+
+/// Reads a list of entries. In a fixed order each has to be there unless it says otherwise, else none has.
+fn entries(
+    table: &mut Reader<'_>,
+    key: &'static str,
+    order: Order,
+    findings: &mut Findings,
+) -> Vec<EntryTable> {
     let items = table.list(key, ENTRY, findings);
+    let least = u32::from(order == Order::Fixed);
     let mut read = Vec::new();
     for (value, place) in items {
         match value {
             DeValue::Table(_) => {
                 if let Some(reader) = table.as_table(value, place, "an entry", findings) {
-                    read.extend(EntryTable::read(reader, key, findings));
+                    read.extend(EntryTable::read(reader, key, least, findings));
                 }
             }
             _ => read.push(EntryTable {
                 alternatives: vec![table.as_texts(value, &place, key, findings)],
                 place,
-                min: 0,
+                min: least,
                 max: 1,
             }),
         }
@@ -146,9 +174,9 @@ fn entries(table: &mut Reader<'_>, key: &'static str, findings: &mut Findings) -
 }
 
 impl EntryTable {
-    fn read(mut table: Reader<'_>, key: &str, findings: &mut Findings) -> Option<Self> {
+    fn read(mut table: Reader<'_>, key: &str, least: u32, findings: &mut Findings) -> Option<Self> {
         let place = table.place.clone();
-        let min = table.small_number("min", 0, findings).unwrap_or(0);
+        let min = table.small_number("min", 0, findings).unwrap_or(least);
         let max = table.small_number("max", 1, findings);
         let pattern = table
             .value("pattern")
