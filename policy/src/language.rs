@@ -294,6 +294,13 @@ pub(crate) fn templates_meet(
     b: &Template,
     b_names: &Names<'_>,
 ) -> bool {
+    if let (Some(one), Some(other)) = (a.literal(), b.literal()) {
+        return one == other;
+    }
+    let (head, other) = (a.head(), b.head());
+    if !head.starts_with(other) && !other.starts_with(head) {
+        return false;
+    }
     draw(a, a_names).meets(&draw(b, b_names))
 }
 

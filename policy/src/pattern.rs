@@ -99,6 +99,14 @@ pub(crate) struct Template {
 }
 
 impl Template {
+    /// A text without values.
+    pub(crate) fn of(text: &str) -> Self {
+        Self {
+            parts: [Part::Literal(text.into())].into(),
+            text: text.into(),
+        }
+    }
+
     /// The text for one request. A name that is not bound, which compiling rules out, gives `None`.
     pub(crate) fn expand(&self, bindings: &Bindings<'_>) -> Option<String> {
         let mut text = String::with_capacity(64);

@@ -256,11 +256,16 @@ impl<'a> Reader<'a> {
         truth
     }
 
-    /// Where a truth value stands that is true.
-    pub(crate) fn true_at(&mut self, key: &'static str, findings: &mut Findings) -> Option<Place> {
+    /// Where a truth value stands that is this one.
+    pub(crate) fn truth_at(
+        &mut self,
+        key: &'static str,
+        wanted: bool,
+        findings: &mut Findings,
+    ) -> Option<Place> {
         let truth = self.truth(key, findings)?;
         let value = self.table.get(key)?;
-        truth.then(|| Place::new(self.file, value.span()))
+        (truth == wanted).then(|| Place::new(self.file, value.span()))
     }
 
     /// A table within this one.

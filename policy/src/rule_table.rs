@@ -66,7 +66,7 @@ impl LaunchTable {
                 .table("allow", "`allow` of a rule", findings)
                 .map(|table| Allowance::read(table, findings))
                 .unwrap_or_default(),
-            spool: table.true_at("spool", findings),
+            spool: table.truth_at("spool", true, findings),
             container: {
                 let example = "[launch.container] with `name` and `user`";
                 table.require("container", example, findings);

@@ -130,7 +130,14 @@ fn check_pair(
     }
 }
 
-/// Whether it holds for the targets as they are written, or with the usual links followed.
+/// Whether the path that one template of a rule makes can be that of the other, or above it.
+pub(crate) fn can_be_above(outer: &Template, inner: &Template, names: &Names<'_>) -> bool {
+    either(outer, inner, |a, b| {
+        templates_meet(a, names, b, names) || template_above(a, b, names)
+    })
+}
+
+/// Whether it holds for the paths as they are written, or with the usual links followed.
 fn either(a: &Template, b: &Template, holds: impl Fn(&Template, &Template) -> bool) -> bool {
     holds(a, b) || holds(&resolved_template(a), &resolved_template(b))
 }

@@ -192,13 +192,34 @@ fn every_user_but_the_agents_is_turned_away() {
     }
 }
 
-#[test]
-fn the_example_of_the_manual_page_is_a_policy() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man/portcullis-policy.5");
-    let page = std::fs::read_to_string(page).unwrap();
-    let (_, example) = page.split_once(".Bd -literal\n").unwrap();
-    let (example, _) = example.split_once(".Ed\n").unwrap();
+/// The first example after `begin` in a document, up to `end`, reviewed.
+fn example(path: &str, begin: &str, end: &str) -> Vec<Lint> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let document = std::fs::read_to_string(file).unwrap();
+    let (_, example) = document.split_once(begin).unwrap();
+    let example = example
+        .split_once(end)
+        .map_or(example, |(example, _)| example);
     let agent = AgentName::new("dhcp").unwrap();
-    Policy::load(&agent, &[text("portcullis-policy.5", example)])
-        .unwrap_or_else(|problems| panic!("{problems}"));
+    let reviewed = Policy::review(&agent, &[text(path, example)]);
+    reviewed.unwrap_or_else(|problems| panic!("{problems}")).1
+}
+
+#[test]
+fn examples_of_documents_have_no_findings() {
+    for (path, begin, end) in [
+        ("README.md", "```toml\n", "```"),
+        ("docs/policy.md", "```toml\n", "```"),
+        (
+            "packaging/man/portcullis-policy.5",
+            ".Bd -literal\n",
+            ".Ed\n",
+        ),
+    ] {
+        let lints: Vec<String> = example(path, begin, end)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(lints.is_empty(), "{path}: {lints:?}");
+    }
 }

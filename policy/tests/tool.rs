@@ -178,12 +178,16 @@ fn a_spool_that_a_side_container_could_write_is_a_lint() {
         ("/srv/a/cd", "rw", &[]),
         ("/srv/a/{x}", "rw", &["writable-spool"]),
         ("/srv/a/b/{x}", "rw", &[]),
-        ("/", "rw", &["broad-mount", "writable-spool"]),
+        (
+            "/",
+            "rw",
+            &["host-socket", "writable-system-path", "writable-spool"],
+        ),
     ] {
         let mount =
             format!("mounts = [{{ source = \"{source}\", target = \"/t\", mode = \"{mode}\" }}]");
         let toml = clean("c-x")
-            .replace("command", "netns = \"{x:word}\"\nspool = true\ncommand")
+            .replace("command", "netns = \"n-{x:word}\"\nspool = true\ncommand")
             .replace("memory", &format!("{mount}\nmemory"))
             .replace(
                 "[peer]\nuid = 0\n",
@@ -242,14 +246,14 @@ fn each_lint_is_found() {
             with("", "mounts = [{ source = \"/etc\", mode = \"ro\" }]"),
         ),
         (
-            "broad-mount",
+            "host-socket",
             with(
                 "",
                 "mounts = [{ source = \"/\", target = \"/host\", mode = \"ro\" }]",
             ),
         ),
         (
-            "broad-mount",
+            "host-socket",
             with(
                 "",
                 "mounts = [{ source = \"/run/podman/podman.sock\", mode = \"ro\" }]",
@@ -258,7 +262,7 @@ fn each_lint_is_found() {
         (
             "broad-mount",
             with(
-                "netns = \"{x:word}\"",
+                "netns = \"n-{x:word}\"",
                 "mounts = [{ source = \"/srv/{x}\", mode = \"ro\" }]",
             ),
         ),
@@ -272,7 +276,7 @@ fn each_lint_is_found() {
         (
             "agent-written-config",
             with(
-                "netns = \"{x:word}\"\nargs = [\"--conf=/srv/a/{x}\"]",
+                "netns = \"n-{x:word}\"\nargs = [\"--conf=/srv/a/{x}\"]",
                 "mounts = [{ source = \"/srv/a\", mode = \"ro\" }]",
             ),
         ),

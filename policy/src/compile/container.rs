@@ -226,7 +226,7 @@ pub(super) fn container(
             host_pid: table.host_pid.is_some(),
             host_network: table.host_network.is_some(),
             read_only: table.read_only,
-            no_new_privileges: table.no_new_privileges,
+            no_new_privileges: table.new_privileges.is_none(),
             devices: texts(&table.devices),
             memory: table.memory,
             pids: table.pids,
