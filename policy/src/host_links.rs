@@ -6,6 +6,7 @@
 /// A link that is the host's own, and where it leads.
 pub const HOST_LINKS: [(&str, &str); 2] = [("/var/run", "/run"), ("/var/lock", "/run/lock")];
 
+#[cfg(any(test, feature = "tool"))]
 /// A path without those links: what it names where the host has them.
 pub(crate) fn without_host_links(path: &str) -> String {
     let rest = |link| {

@@ -1,12 +1,11 @@
 //! How absolute, normal paths lie to each other, on a host or in an image, where some directories are links to others.
 
+use crate::host_links::HOST_LINKS;
 use crate::pattern::{Part, Template};
 use std::borrow::Cow;
 
-/// Directories that most hosts and images have as links, and where these lead.
+/// Directories that most hosts and images have as links beside [`HOST_LINKS`], and where these lead.
 const ALIASES: &[(&str, &str)] = &[
-    ("/var/run", "/run"),
-    ("/var/lock", "/run/lock"),
     ("/bin", "/usr/bin"),
     ("/sbin", "/usr/sbin"),
     ("/lib", "/usr/lib"),
@@ -23,7 +22,7 @@ pub(crate) fn is_beneath(path: &str, root: &str) -> bool {
 
 /// The path with the usual links followed.
 pub(crate) fn resolved(path: &str) -> Cow<'_, str> {
-    for (alias, real) in ALIASES {
+    for (alias, real) in HOST_LINKS.iter().chain(ALIASES) {
         if is_beneath(path, alias) {
             let rest = path.get(alias.len()..).unwrap_or_default();
             return format!("{real}{rest}").into();
