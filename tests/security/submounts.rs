@@ -61,8 +61,9 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let _ = unmount(self.path().join("sub"), UnmountFlags::DETACH);
+        // What a test has mounted on all of it hides what is beneath.
         let _ = unmount(self.path(), UnmountFlags::DETACH);
+        let _ = unmount(self.path().join("sub"), UnmountFlags::DETACH);
     }
 }
 
