@@ -4,7 +4,7 @@ use crate::host_links::HOST_LINKS;
 use crate::pattern::{Part, Template};
 use std::borrow::Cow;
 
-/// Directories that most hosts and images have as links beside [`HOST_LINKS`], and where these lead.
+/// Directories that most hosts and images have as links, beside [`HOST_LINKS`], and where these lead.
 const ALIASES: &[(&str, &str)] = &[
     ("/bin", "/usr/bin"),
     ("/sbin", "/usr/sbin"),

@@ -2,9 +2,9 @@
 //!
 //! Looks at the host that the tool runs on, which need not be the one that the policy is for: what is not there is no error.
 
+use crate::Policy;
 use crate::host_links::HOST_LINKS;
 use crate::host_paths::host_paths;
-use crate::{Policy, host_links};
 use portcullis_wire::PolicyText;
 use std::fs;
 use std::io::ErrorKind;
@@ -88,12 +88,13 @@ fn canonical(path: &Path, link: &Path) -> Option<PathBuf> {
 fn without_host_links(path: &Path) -> PathBuf {
     let is_roots = |path: &str| fs::symlink_metadata(path).is_ok_and(|found| found.uid() == 0);
     for (link, target) in HOST_LINKS {
-        let leads = fs::read_link(link).is_ok_and(|found| {
-            found == Path::new(target)
-                || found == Path::new("..").join(target.trim_start_matches('/'))
-        });
-        if path.starts_with(link) && leads && is_roots("/var") && is_roots(link) {
-            return host_links::without_host_links(&path.to_string_lossy()).into();
+        let Ok(rest) = path.strip_prefix(link) else {
+            continue;
+        };
+        let relative = Path::new("..").join(target.trim_start_matches('/'));
+        let leads = |found: PathBuf| found == Path::new(target) || found == relative;
+        if fs::read_link(link).is_ok_and(leads) && is_roots("/var") && is_roots(link) {
+            return Path::new(target).join(rest);
         }
     }
     path.to_owned()
