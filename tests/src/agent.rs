@@ -1,6 +1,6 @@
 //! An agent: its policy, its directories, and the sockets, which the harness holds as systemd would.
 
-use crate::{Audit, Client, Host, Service};
+use crate::{Audit, Client, Door, Host, Service};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -20,6 +20,7 @@ pub struct Agent<'h> {
     broker: String,
     broker_binary: Option<PathBuf>,
     options: Vec<String>,
+    older: Vec<Door>,
 }
 
 impl<'h> Agent<'h> {
@@ -45,6 +46,7 @@ impl<'h> Agent<'h> {
             broker: String::new(),
             broker_binary: None,
             options: vec![],
+            older: vec![],
         };
         agent.write_policy(policy);
         agent
@@ -78,6 +80,18 @@ impl<'h> Agent<'h> {
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.extend([name.into(), value.into()]);
         self
+    }
+
+    /// Has launcher and broker run on an older host, without these.
+    #[must_use]
+    pub fn older(mut self, without: &[Door]) -> Self {
+        self.older = without.to_vec();
+        self
+    }
+
+    /// What its host is without.
+    pub(crate) fn without(&self) -> &[Door] {
+        &self.older
     }
 
     /// Its name.

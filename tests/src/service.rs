@@ -1,7 +1,7 @@
 //! A launcher that runs, with its broker.
 
 use crate::agent::binary;
-use crate::{Agent, Audit, Client, LONG, Process, holds, until};
+use crate::{Agent, Audit, Client, LONG, Process, holds, spawn, until};
 use portcullis_wire::{Body, Container, Reply};
 use rustix::process::Signal;
 use std::fs::OpenOptions;
@@ -65,16 +65,15 @@ impl Service {
                 command
             }
         };
-        let child = command
+        command
             .args(agent.launcher_options())
             .args(more)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("NOTIFY_SOCKET", &notify)
             .env("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
-            .stderr(log)
-            .spawn()
-            .expect("the launcher");
+            .stderr(log);
+        let child = spawn(&mut command, agent.without()).expect("the launcher");
         Self {
             launcher: Process::of(&child),
             child,
