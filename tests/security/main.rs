@@ -10,6 +10,7 @@
 mod arguments;
 mod capabilities;
 mod container_root;
+mod descriptors;
 mod hostile_broker;
 mod identity;
 mod in_flight;

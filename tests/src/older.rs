@@ -39,6 +39,9 @@ pub enum Door {
     Landlock,
 }
 
+/// The host as it is, and an older one: what each of them is without.
+pub const HOSTS: [&[Door]; 2] = [&[], &Door::ALL];
+
 impl Door {
     /// All of them.
     pub const ALL: [Self; 4] = [
@@ -113,6 +116,27 @@ pub fn spawn(command: &mut Command, without: &[Door]) -> io::Result<Child> {
         thread::spawn(move || while answer_next(&listener) {});
     }
     Ok(child)
+}
+
+/// Whether this host's kernel has [`Door::PassRights`].
+#[must_use]
+pub fn has_pass_rights() -> bool {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let Ok((socket, _)) = socketpair(AddressFamily::UNIX, kind, flags, None) else {
+        return false;
+    };
+    let no: libc::c_int = 0;
+    // SAFETY: the value is a live variable of the length that is said.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS as libc::c_int,
+            (&raw const no).cast(),
+            size_of_val(&no) as libc::socklen_t,
+        )
+    };
+    result == 0
 }
 
 fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> SeccompCondition {
