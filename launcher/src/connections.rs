@@ -59,11 +59,6 @@ impl Connection {
             guarded,
         })
     }
-
-    /// Closes a connection that nobody serves, and takes what was sent out of it first, unread.
-    pub(crate) fn discard(&self) {
-        release::discard(self.as_fd(), self.guarded);
-    }
 }
 
 impl AsFd for Connection {

@@ -20,7 +20,6 @@ impl Service {
         let Ok(bytes) = codec::encode(&Response { id: 0, reply }) else {
             return;
         };
-        client.discard();
         // Whoever is gone, or has no room for a sentence, needs none.
         let _ = send(client, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }

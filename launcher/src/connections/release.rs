@@ -16,31 +16,17 @@ const REQUESTS: usize = 64;
 
 /// Closes a connection, without waiting. `guarded`: nothing can be attached to what is still in it.
 pub(super) fn release(socket: OwnedFd, guarded: bool) {
-    if guarded {
-        return;
-    }
-    // Nothing more gets in, so what is seen now stays true.
-    let _ = shutdown(&socket, Shutdown::Read);
-    if holds_descriptors(socket.as_fd()) {
-        dispose(socket);
-    }
-}
-
-/// Takes what a client has sent out of the socket, unread: closing it with something in it would look like an error, and
-/// hide the answer. What might block is left in it.
-pub(super) fn discard(client: BorrowedFd<'_>, guarded: bool) {
     if !guarded {
-        let _ = shutdown(client, Shutdown::Read);
-        if holds_descriptors(client) {
-            return;
+        // Nothing more gets in, so what is seen now stays true.
+        let _ = shutdown(&socket, Shutdown::Read);
+        if holds_descriptors(socket.as_fd()) {
+            return dispose(socket);
         }
     }
+    // Closing it with something unread in it would look like an error, and hide the last answer.
     for _ in 0..REQUESTS {
-        match recv(
-            client,
-            &mut [0_u8; 0][..],
-            RecvFlags::DONTWAIT | RecvFlags::TRUNC,
-        ) {
+        let (nothing, flags) = (&mut [0_u8; 0][..], RecvFlags::DONTWAIT | RecvFlags::TRUNC);
+        match recv(&socket, nothing, flags) {
             Ok((_, length)) if length > 0 => {}
             Err(Errno::INTR) => {}
             _ => return,
@@ -155,7 +141,6 @@ mod tests {
         send(&client, b"an honest one first", SendFlags::empty()).unwrap();
         attach(&client, socket);
         let start = Instant::now();
-        discard(connection.as_fd(), false);
         release(connection, false);
         assert!(start.elapsed() < LINGER / 2);
         // It is gone, too, and not only somebody else's to wait for: its other end is told.
@@ -170,7 +155,6 @@ mod tests {
             let (client, connection) = pair();
             send(&client, b"a request", SendFlags::empty()).unwrap();
             assert!(!holds_descriptors(connection.as_fd()));
-            discard(connection.as_fd(), guarded);
             send(&connection, b"a sentence", SendFlags::empty()).unwrap();
             release(connection, guarded);
             let mut answer = [0; 64];
