@@ -132,6 +132,11 @@ impl Setup {
         }
     }
 
+    /// As on this kernel, and as before Linux 6.16.
+    pub fn hosts() -> [Self; 2] {
+        [Self::new(), Self::new().unguarded()]
+    }
+
     pub fn policy(mut self, policy: &str) -> Self {
         self.policy = Some(policy.to_owned());
         self

@@ -73,17 +73,19 @@ fn more_launches_than_the_policy_allows_are_denied_and_told_the_limit() {
 
 #[test]
 fn hoarded_connections_keep_nobody_out() {
-    let broker = Broker::start();
-    let mut hoard: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
-    for client in &mut hoard {
-        client.ping();
+    for setup in Setup::hosts() {
+        let broker = setup.start();
+        let mut hoard: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+        for client in &mut hoard {
+            client.ping();
+        }
+        let mut newcomers = vec![come_in(&broker)];
+        // The one that was silent longest gave up its place; it sees the end, and the last of the hoard still has its own.
+        assert_eq!(hoard[0].reply(), None);
+        hoard[PLACES - 1].ping();
+        newcomers.extend((0..20).map(|_| come_in(&broker)));
+        assert!(broker.descriptors() < PLACES + 60);
     }
-    let mut newcomers = vec![come_in(&broker)];
-    // The one that was silent longest gave up its place; it sees the end, and the last of the hoard still has its own.
-    assert_eq!(hoard[0].reply(), None);
-    hoard[PLACES - 1].ping();
-    newcomers.extend((0..20).map(|_| come_in(&broker)));
-    assert!(broker.descriptors() < PLACES + 60);
 }
 
 /// Comes in as soon as one of those who are there has been silent for long enough.
@@ -467,39 +469,43 @@ fn heartbeat_is_answered_with_its_number() {
 /// Places are for those whom the policy admits.
 #[test]
 fn refused_connections_give_way_to_admitted_ones() {
-    let broker = Setup::new()
-        .policy(&POLICY.replace("uid = 0", "uid = [0]\ngid = [0]"))
-        .start();
-    let refused: Vec<Client> = (0..PLACES - 1).map(|_| broker.connect_as(4711).0).collect();
-    let mut admitted = broker.connect();
-    admitted.ping();
-    let mut newcomer = come_in(&broker);
-    admitted.ping();
-    newcomer.ping();
-    // One of the refused was ended, and a refused newcomer takes no admitted one's place.
-    let ended = |client: &Client| {
-        let end = recv(&client.socket, &mut [0; 16], RecvFlags::DONTWAIT);
-        matches!(end, Ok((0, _)))
-    };
-    assert_eq!(refused.iter().filter(|client| ended(client)).count(), 1);
+    for setup in Setup::hosts() {
+        let broker = setup
+            .policy(&POLICY.replace("uid = 0", "uid = [0]\ngid = [0]"))
+            .start();
+        let refused: Vec<Client> = (0..PLACES - 1).map(|_| broker.connect_as(4711).0).collect();
+        let mut admitted = broker.connect();
+        admitted.ping();
+        let mut newcomer = come_in(&broker);
+        admitted.ping();
+        newcomer.ping();
+        // One of the refused was ended, and a refused newcomer takes no admitted one's place.
+        let ended = |client: &Client| {
+            let end = recv(&client.socket, &mut [0; 16], RecvFlags::DONTWAIT);
+            matches!(end, Ok((0, _)))
+        };
+        assert_eq!(refused.iter().filter(|client| ended(client)).count(), 1);
+    }
 }
 
 /// However long the admitted ones have been silent.
 #[test]
 fn refused_newcomer_takes_no_admitted_place() {
-    let broker = Broker::start();
-    let mut admitted: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
-    for client in &mut admitted {
-        client.ping();
-    }
-    let first = Instant::now();
-    until("they have been silent for long enough", || {
-        first.elapsed() > Duration::from_millis(1100)
-    });
-    let (stranger, _) = broker.connect_as(4711);
-    let response = stranger.reply().unwrap();
-    assert!(matches!(response.reply, Reply::Busy { .. }), "{response:?}");
-    for client in &mut admitted {
-        client.ping();
+    for setup in Setup::hosts() {
+        let broker = setup.start();
+        let mut admitted: Vec<Client> = (0..PLACES).map(|_| broker.connect()).collect();
+        for client in &mut admitted {
+            client.ping();
+        }
+        let first = Instant::now();
+        until("they have been silent for long enough", || {
+            first.elapsed() > Duration::from_millis(1100)
+        });
+        let (stranger, _) = broker.connect_as(4711);
+        let response = stranger.reply().unwrap();
+        assert!(matches!(response.reply, Reply::Busy { .. }), "{response:?}");
+        for client in &mut admitted {
+            client.ping();
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! (`hostile_broker/main.rs` is that broker).
 
 use portcullis_tests::{
-    Agent, CONNECTIONS, Client, DESCRIPTORS, FLOODS, FORGERIES, Host, LAYERS, NOISE, Process,
-    SLEEP, Service, denied, holds, launch, until,
+    Agent, CONNECTIONS, Client, DESCRIPTORS, Door, FLOODS, FORGERIES, HOSTS, Host, LAYERS, NOISE,
+    Process, SLEEP, Service, denied, holds, launch, until,
 };
 use portcullis_wire::{Body, Reason, Reply};
 use std::fs;
@@ -35,10 +35,11 @@ fn starts(broker: &Path) -> usize {
 
 /// Lets it attack in that many ways, one launcher for each; each time nothing outside the policy is run, and the
 /// launcher lives.
-fn survives(attack: &str, ways: usize) {
+fn survives(attack: &str, ways: usize, without: &[Door]) {
     let host = Host::new();
     let path = broker(&host, attack);
-    let agent = host.agent("blue", SLEEP).broker_binary(path.clone());
+    let agent = host.agent("blue", SLEEP).older(without);
+    let agent = agent.broker_binary(path.clone());
     for number in 0..ways {
         fs::write(path.with_file_name("number"), number.to_string()).unwrap();
         let mut service = agent.start();
@@ -140,18 +141,22 @@ fn is_refused(agent: &Agent, client: &mut Client) {
 
 #[test]
 fn a_broker_that_sends_what_is_no_order_gets_nothing_and_the_launcher_lives() {
-    survives("noise", NOISE);
+    survives("noise", NOISE, &[]);
 }
 
 #[test]
 fn a_broker_that_sends_wrong_descriptors_gets_nothing_and_the_launcher_lives() {
-    survives("descriptors", DESCRIPTORS);
+    for without in HOSTS {
+        survives("descriptors", DESCRIPTORS, without);
+    }
 }
 
 /// A broker names connections, and cannot name one that it was not handed, or has closed.
 #[test]
 fn broker_answers_for_its_own_connections_alone() {
-    survives("connections", CONNECTIONS);
+    for without in HOSTS {
+        survives("connections", CONNECTIONS, without);
+    }
 }
 
 /// It was handed a connection, and does nothing more: neither for the client nor for its launcher.
@@ -174,30 +179,39 @@ fn frozen_broker_is_replaced() {
 
 #[test]
 fn invariant_3_a_broker_that_forges_requests_gets_nothing_that_the_policy_does_not_allow() {
-    survives("forgery", FORGERIES);
+    for without in HOSTS {
+        survives("forgery", FORGERIES, without);
+    }
 }
 
 #[test]
 fn invariant_3_a_client_of_a_user_that_the_policy_does_not_admit_is_refused_whatever_is_forwarded()
 {
-    let host = Host::new();
-    let agent = host
-        .agent("blue", SLEEP)
-        .broker_binary(broker(&host, "forward"));
-    let _service = agent.start();
-    mode(&agent.socket(), 0o777);
-    let mut client = Client::connect_as(12345, &agent.socket()).unwrap();
-    is_refused(&agent, &mut client);
-    let records = agent.audit();
-    assert_eq!(records.with("reason", "peer")[0]["peer_uid"], 12345);
+    for without in HOSTS {
+        let host = Host::new();
+        let agent = host
+            .agent("blue", SLEEP)
+            .older(without)
+            .broker_binary(broker(&host, "forward"));
+        let _service = agent.start();
+        mode(&agent.socket(), 0o777);
+        let mut client = Client::connect_as(12345, &agent.socket()).unwrap();
+        is_refused(&agent, &mut client);
+        let records = agent.audit();
+        assert_eq!(records.with("reason", "peer")[0]["peer_uid"], 12345);
+    }
 }
 
 #[test]
 fn invariant_3_a_client_that_has_ended_is_refused_though_another_process_holds_its_connection() {
-    for reaped in [true, false] {
+    for (reaped, without) in [true, false]
+        .into_iter()
+        .flat_map(|r| HOSTS.map(|w| (r, w)))
+    {
         let host = Host::new();
         let agent = host
             .agent("blue", SLEEP)
+            .older(without)
             .broker_binary(broker(&host, "forward"));
         let _service = agent.start();
         let (mut client, mut child) = Client::connect_by_child(&agent.socket()).unwrap();
@@ -253,42 +267,45 @@ fn what_a_broker_calls_its_layers_tells_the_service_manager_nothing() {
 
 #[test]
 fn a_broker_that_sends_a_request_again_and_again_gets_one_container() {
-    survives("replay", 1);
+    survives("replay", 1, &[]);
 }
 
 #[test]
 fn a_broker_that_floods_the_link_with_reports_gets_nothing_and_the_launcher_lives() {
-    survives("flood", FLOODS);
+    survives("flood", FLOODS, &[]);
 }
 
 /// Each would be a word to the service manager, whose socket fills up: nobody reads it here.
 #[test]
 fn a_broker_that_says_ready_again_and_again_does_not_stop_the_launcher() {
-    survives("ready", 1);
+    survives("ready", 1, &[]);
 }
 
 #[test]
 fn descriptors_from_a_hostile_broker_do_not_pile_up_in_the_launcher() {
-    let host = Host::new();
-    let path = broker(&host, "descriptors");
-    fs::write(path.with_file_name("number"), "2").unwrap(); // sixteen at once
-    let agent = host.agent("blue", SLEEP).broker_binary(path);
-    let service = agent.start();
-    assert!(service.operator().is_served());
-    let before = service.launcher().descriptors().len();
-    for _ in 0..4 {
-        let mut client = agent.client();
-        let id = client
-            .send(Body::Launch(launch("sleep", &["5000"])))
-            .unwrap();
-        // Not cut off where the kernel does not let it send any.
-        if conclusion(&client, id) {
-            break;
+    for without in HOSTS {
+        let host = Host::new();
+        let path = broker(&host, "descriptors");
+        fs::write(path.with_file_name("number"), "2").unwrap(); // sixteen at once
+        let agent = host.agent("blue", SLEEP).older(without);
+        let agent = agent.broker_binary(path);
+        let service = agent.start();
+        assert!(service.operator().is_served());
+        let before = service.launcher().descriptors().len();
+        for _ in 0..4 {
+            let mut client = agent.client();
+            let id = client
+                .send(Body::Launch(launch("sleep", &["5000"])))
+                .unwrap();
+            // Not cut off where the kernel does not let it send any.
+            if conclusion(&client, id) {
+                break;
+            }
         }
+        holds("the count is what it was, and one pidfd", || {
+            service.launcher().descriptors().len() <= before + 2
+        });
     }
-    holds("the count is what it was, and one pidfd", || {
-        service.launcher().descriptors().len() <= before + 2
-    });
 }
 
 #[test]
