@@ -11,6 +11,7 @@ use crate::pidfd::Pidfd;
 use portcullis_wire::{
     Accepted, AgentName, DecodeError, Directive, Layer, Order, PolicyBundle, codec, limits,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{Errno, FdFlags, IoSlice, IoSliceMut, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{
@@ -174,6 +175,14 @@ impl Broker {
     #[must_use]
     pub fn link(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
+    }
+
+    /// Whether there is something to hear now.
+    #[must_use]
+    pub fn has_sent(&self) -> bool {
+        let mut link = [PollFd::new(&self.link, PollFlags::IN)];
+        let at_once = Timespec::default();
+        matches!(poll(&mut link, Some(&at_once)), Ok(1..))
     }
 
     /// Readable when it has written to descriptor 2.

@@ -18,6 +18,7 @@ mod container;
 mod due;
 mod ends;
 mod engine;
+mod heartbeat;
 mod host_config;
 mod image;
 mod info;
@@ -28,6 +29,7 @@ mod metrics;
 mod notify;
 mod operator;
 mod options;
+mod orders;
 mod output;
 
 pub mod peer;

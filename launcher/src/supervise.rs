@@ -4,12 +4,12 @@
 
 use crate::account::Account;
 use crate::audit::cut;
-use crate::broker::{self, Broker, Confinement, Heard};
+use crate::broker::{Broker, Confinement, Heard};
 use crate::bucket::Bucket;
+use crate::heartbeat::Beat;
 use crate::policy_file;
 use crate::service::{Service, key};
-use portcullis_policy::{Policy, Rate};
-use portcullis_wire::{Directive, Order};
+use portcullis_policy::Policy;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -29,33 +29,9 @@ pub(crate) struct Child {
     pub(crate) since: Instant,
     pub(crate) draining: bool,
     pub(crate) generation: String,
-    reports: Bucket,
-    beat: Beat,
+    pub(crate) reports: Bucket,
+    pub(crate) beat: Beat,
 }
-
-/// Whether a broker answers.
-#[derive(Debug)]
-struct Beat {
-    /// The number of the last heartbeat.
-    number: u64,
-    /// When it was sent, while its answer is awaited.
-    sent: Option<Instant>,
-    /// When the next one is due.
-    next: Instant,
-}
-
-/// Between the answer to a heartbeat and the next one, while the broker has connections.
-const BEAT: Duration = Duration::from_secs(5);
-/// A broker that has not answered for so long is replaced.
-const SILENT: Duration = Duration::from_secs(10);
-
-/// How often a broker may report denials. An honest one does once a second; a launcher that was busy hears several at once.
-const REPORTS: Rate = Rate {
-    count: 8,
-    per: Duration::from_secs(8),
-};
-/// The most kinds of denials in a report.
-const KINDS: usize = 64;
 
 impl Service {
     pub(crate) fn load_policy(&mut self) -> Result<(), String> {
@@ -124,11 +100,7 @@ impl Service {
                 draining: false,
                 generation: self.generation().to_owned(),
                 reports: Bucket::full(),
-                beat: Beat {
-                    number: 0,
-                    sent: None,
-                    next: Instant::now(),
-                },
+                beat: Beat::new(),
             })
         });
         match added {
@@ -221,123 +193,8 @@ impl Service {
         }
     }
 
-    fn order(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
-        let order = broker::order(bytes).map_err(|error| error.to_string())?;
-        let broker = self.children.get(at).map_or(0, |child| child.key);
-        match order {
-            Order::Forward {
-                connection,
-                received,
-                datagram,
-            } => match self.connections.named(connection, broker) {
-                Some(client) => self.forwarded(client, received, datagram)?,
-                None => return Err("named a connection that it has not".to_owned()),
-            },
-            Order::Ready {
-                layers,
-                landlock_abi,
-            } => return self.broker_ready(at, &layers, landlock_abi),
-            Order::Closed(numbers) => {
-                for number in numbers {
-                    if !self.connections.closed(number, broker) {
-                        return Err("closed a connection that it has not".to_owned());
-                    }
-                }
-            }
-            Order::Heartbeat(number) => {
-                let child = self.children.get_mut(at);
-                if !child.is_some_and(|child| child.beat.answered(number)) {
-                    return Err("answered a heartbeat that it was not sent".to_owned());
-                }
-            }
-            Order::LinkFull(number) => self.link_was_full(at, number),
-            Order::Line { number, datagram } => {
-                return self.line_is_allowed(broker, number, datagram);
-            }
-            Order::LineDenied { number, denial } => {
-                let child = self.children.get(at);
-                let generation = child.map_or_else(String::new, |child| child.generation.clone());
-                return self.line_is_denied(broker, &generation, number, &denial);
-            }
-            Order::Denied(list) => {
-                // Each is a record in the audit log, and nothing that a broker does may drown the others.
-                if list.len() > KINDS {
-                    return Err("reported more kinds of denials than there are".to_owned());
-                }
-                // An honest broker's reports queue up where the launcher was held up, so those over the rate are counted
-                // and not recorded, and nobody is blamed.
-                let few = self
-                    .children
-                    .get_mut(at)
-                    .is_some_and(|child| child.reports.take(REPORTS));
-                // The one that the broker decided by, which may be an old one that drains.
-                let generation = self.children.get(at).map_or("", |child| &child.generation);
-                for denied in &list {
-                    let reason = Some(denied.reason);
-                    self.counts
-                        .answered("denied", reason, "broker", denied.count);
-                    if few {
-                        let agent = self.options.agent.as_str();
-                        crate::audit::record_broker(agent, None, generation, denied);
-                    } else {
-                        self.denial_records.count(denied.count);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Requests were answered `Busy` because this launcher had not read what came before them.
-    fn link_was_full(&mut self, at: usize, number: u32) {
-        self.counts.link_full += u64::from(number);
-        let told = self
-            .children
-            .get_mut(at)
-            .is_some_and(|child| child.reports.take(REPORTS));
-        if told {
-            tracing::warn!(
-                agent = self.options.agent.as_str(),
-                requests = number,
-                "the link to the launcher was full; clients were told to try again"
-            );
-        }
-    }
-
-    /// Sees to it that every broker with connections answers; says when to look again.
-    pub(crate) fn heartbeats(&mut self, now: Instant) -> Option<Instant> {
-        let mut due: Option<Instant> = None;
-        for child in &mut self.children {
-            if child.broker.ready.is_none() || self.connections.of(child.key) == 0 {
-                continue;
-            }
-            let beat = &mut child.beat;
-            match beat.sent {
-                Some(sent) if now >= sent + SILENT => {
-                    tracing::error!(
-                        agent = self.options.agent.as_str(),
-                        "the broker has not answered for {} s; killed",
-                        SILENT.as_secs()
-                    );
-                    child.broker.kill();
-                    beat.sent = Some(now);
-                }
-                None if now >= beat.next => {
-                    beat.number += 1;
-                    beat.sent = Some(now);
-                    // One for which there is no room is as good as one that is not read.
-                    let _ = child.broker.direct(&Directive::Heartbeat(beat.number));
-                }
-                _ => {}
-            }
-            let next = beat.sent.map_or(beat.next, |sent| sent + SILENT);
-            due = Some(due.map_or(next, |due| due.min(next)));
-        }
-        due
-    }
-
     /// A broker serves: those from before it are not needed any more. One that was started later is no business of its.
-    fn broker_ready(
+    pub(crate) fn broker_ready(
         &mut self,
         at: usize,
         layers: &[String],
@@ -441,18 +298,6 @@ impl Service {
         serving
             .and_then(|c| c.broker.ready.clone())
             .unwrap_or_default()
-    }
-}
-
-impl Beat {
-    /// Takes an answer. Whether it is one.
-    fn answered(&mut self, number: u64) -> bool {
-        let awaited = self.sent.is_some() && number == self.number;
-        if awaited {
-            self.sent = None;
-            self.next = Instant::now() + BEAT;
-        }
-        awaited
     }
 }
 
