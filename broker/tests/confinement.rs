@@ -4,6 +4,7 @@ use crate::attacks::{AT_FDCWD, LOOPBACK, NONE, PATH, attacks};
 use crate::harness::{Broker, NOBODY, Setup, status_of, until};
 use crate::injection::{Argument, Outcome, Stopped};
 use Argument::{Bytes, Number};
+use portcullis_tests::Door;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -42,9 +43,13 @@ fn stop(pid: i32) -> Stopped {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn every_system_call_that_serving_does_not_take_ends_the_broker() {
+    each_ends(Setup::new);
+}
+
+fn each_ends(setup: fn() -> Setup) {
     let other = bystander(NOBODY);
     for attack in attacks(other.pid()) {
-        let broker = Broker::start();
+        let broker = setup().start();
         // It stays: its end would wake the broker.
         let mut client = broker.connect();
         client.ping();
@@ -231,11 +236,25 @@ fn empty_root_and_namespaces_hold_alone() {
     drop(listener);
 }
 
+/// The sandbox where Landlock knows files alone: no ports, signals or abstract sockets.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn sandbox_with_the_first_landlock_holds() {
+    let older = || Setup::new().older(&[Door::Landlock]);
+    each_ends(older);
+    let broker = without_seccomp(older());
+    assert_eq!(broker.landlock_abi, 1);
+    landlock_refuses(broker);
+}
+
 /// Landlock by itself: in a broker whose seccomp layer cannot be had and is optional.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn without_seccomp_landlock_still_refuses_files_ports_and_signals() {
-    let broker = without_seccomp();
+    landlock_refuses(without_seccomp(Setup::new()));
+}
+
+fn landlock_refuses(broker: Broker) {
     assert_eq!(
         broker.layers,
         ["user", "capabilities", "no-new-privileges", "landlock"]
@@ -395,8 +414,8 @@ fn without_seccomp_and_landlock_the_same_calls_are_not_refused() {
     drop(stopped);
 }
 
-fn without_seccomp() -> Broker {
-    Setup::new()
+fn without_seccomp(setup: Setup) -> Broker {
+    setup
         .without(libc::SYS_seccomp, libc::ENOSYS)
         .without(libc::SYS_unshare, libc::ENOSYS)
         .optional("seccomp")

@@ -1,6 +1,7 @@
 //! A broker with a test in the launcher's place.
 #![allow(unsafe_code)]
 
+use portcullis_tests::{Door, prepare};
 use portcullis_wire::{
     Accepted, Body, Directive, Launch, Order, PolicyBundle, PolicyText, Reply, Request, Response,
     codec,
@@ -59,6 +60,7 @@ pub struct Setup {
     optional: Vec<&'static str>,
     ids: (u32, u32),
     without: Vec<(libc::c_long, i32)>,
+    older: &'static [Door],
     below_a_shell: bool,
     unseen: bool,
     unguarded: bool,
@@ -124,6 +126,7 @@ impl Setup {
             optional: vec![],
             ids: (NOBODY, NOBODY),
             without: vec![],
+            older: &[],
             below_a_shell: false,
             unseen: false,
             unguarded: false,
@@ -160,6 +163,12 @@ impl Setup {
     /// As on a kernel where that system call fails so.
     pub fn without(mut self, call: libc::c_long, errno: i32) -> Self {
         self.without.push((call, errno));
+        self
+    }
+
+    /// On a host without these.
+    pub fn older(mut self, without: &'static [Door]) -> Self {
+        self.older = without;
         self
     }
 
@@ -267,6 +276,8 @@ impl Setup {
             .stderr(writer);
         let filter = (!self.without.is_empty()).then(|| failing(&self.without));
         let surplus = self.surplus;
+        // Before the filter below, which may forbid filters.
+        let older = prepare(&mut command, self.older).unwrap();
         let high: Vec<OwnedFd> = given
             .iter()
             .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap())
@@ -287,6 +298,7 @@ impl Setup {
         // SAFETY: between fork and exec there are system calls alone; the filter was made before.
         unsafe { command.pre_exec(place) };
         let mut child = command.spawn().unwrap();
+        older.supervise();
         drop(command);
         drop(given);
 

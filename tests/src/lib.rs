@@ -39,7 +39,7 @@ pub use host::Host;
 pub use inheritance::inheritance;
 pub use machine::{Machine, keep, package};
 pub use netns::{Netns, uuid};
-pub use older::{Door, HOSTS, has_pass_rights, spawn};
+pub use older::{Door, HOSTS, Prepared, has_pass_rights, prepare, spawn};
 pub use process::Process;
 pub use service::{LEAK, OPEN_FILES, Service};
 pub use spool::{Spool, longest_wait, storm_lines, storm_patience};

@@ -94,8 +94,19 @@ impl Door {
 /// # Panics
 /// When the program started and cannot be supervised.
 pub fn spawn(command: &mut Command, without: &[Door]) -> io::Result<Child> {
+    let prepared = prepare(command, without)?;
+    let child = command.spawn()?;
+    prepared.supervise();
+    Ok(child)
+}
+
+/// Has a program be on a host without these from then on, before what else a command is told to do first.
+///
+/// # Errors
+/// When there are no descriptors.
+pub fn prepare(command: &mut Command, without: &[Door]) -> io::Result<Prepared> {
     if without.is_empty() {
-        return command.spawn();
+        return Ok(Prepared(None));
     }
     let filters: Vec<_> = without.iter().flat_map(|door| door.filters()).collect();
     let flags = SocketFlags::CLOEXEC;
@@ -110,12 +121,24 @@ pub fn spawn(command: &mut Command, without: &[Door]) -> io::Result<Child> {
     };
     // SAFETY: runs between fork and exec, and makes system calls alone: the filters were made before.
     unsafe { command.pre_exec(install) };
-    let child = command.spawn()?;
-    if without.contains(&Door::Landlock) {
-        let listener = receive(&ours).expect("the filter's listener");
-        thread::spawn(move || while answer_next(&listener) {});
+    Ok(Prepared(without.contains(&Door::Landlock).then_some(ours)))
+}
+
+/// A command that will start on an older host. What it asks there has to be answered once it has started.
+#[derive(Debug)]
+pub struct Prepared(Option<OwnedFd>);
+
+impl Prepared {
+    /// Answers, until nobody is left that could ask.
+    ///
+    /// # Panics
+    /// When the program did not start.
+    pub fn supervise(self) {
+        if let Some(socket) = self.0 {
+            let listener = receive(&socket).expect("the filter's listener");
+            thread::spawn(move || while answer_next(&listener) {});
+        }
     }
-    Ok(child)
 }
 
 /// Whether this host's kernel has [`Door::PassRights`].
