@@ -138,6 +138,7 @@ install:
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis" README.md SECURITY.md CHANGELOG.md
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs" docs/*.md
 	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/docs/decisions" docs/decisions/*.md
+	install -D -m 0644 -t "$(DESTDIR)$(PREFIX)/share/doc/portcullis/tests" tests/attacks.md
 	# What `make package` has made of the operator's tool is put beside, where it is there.
 	share="$(DESTDIR)$(PREFIX)/share" pages=target/dist/pages/
 	for page in packaging/man/* $${pages}*.1; do
