@@ -5,7 +5,8 @@
 #   make test                          all tests, with real podman; a table of what ran at the end
 #   make host-test                     those alone that boot a machine with systemd and install the package in it
 #   make lint                          formatting, clippy, shellcheck
-#   make bench                         numbers, in target/bench; some of them from a booted machine, as in host-test
+#   make bench                         numbers, in target/bench; some of them from a booted machine, as in host-test;
+#                                      PORTCULLIS_BEFORE=DIR: also beside the older binaries in that folder
 #   make package                       .deb, .rpm and the client's .tar.gz, in target/dist; `make deb` the first alone
 #   make install DESTDIR= PREFIX=      binaries, units, presets and manual pages, from what `make build` left
 #   make uninstall DESTDIR= PREFIX=    the same away again, except /etc/portcullis

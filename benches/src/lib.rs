@@ -8,6 +8,7 @@
 )]
 
 pub mod activation;
+pub mod before;
 pub mod bursts;
 pub mod client;
 pub mod instructions;

@@ -18,6 +18,7 @@ pub struct Agent<'h> {
     control_listener: OwnedFd,
     engine: String,
     broker: String,
+    binaries: Option<PathBuf>,
     broker_binary: Option<PathBuf>,
     options: Vec<String>,
     older: Vec<Door>,
@@ -44,6 +45,7 @@ impl<'h> Agent<'h> {
             control_listener: listener(&format!("private/{name}/control.sock")),
             engine: String::new(),
             broker: String::new(),
+            binaries: None,
             broker_binary: None,
             options: vec![],
             older: vec![],
@@ -66,6 +68,25 @@ impl<'h> Agent<'h> {
         self.broker.push_str(line);
         self.broker.push('\n');
         self
+    }
+
+    /// Has another build's launcher and broker serve it: those of that folder.
+    #[must_use]
+    pub fn binaries(mut self, folder: &Path) -> Self {
+        self.binaries = Some(folder.to_owned());
+        self
+    }
+
+    /// One of the binaries of the build that serves it.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[must_use]
+    pub fn binary(&self, name: &str) -> PathBuf {
+        match &self.binaries {
+            Some(folder) => folder.join(name),
+            None => binary(name),
+        }
     }
 
     /// Has the launcher start another broker.
@@ -217,7 +238,7 @@ impl<'h> Agent<'h> {
     pub(crate) fn launcher_options(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let broker = self.broker_binary.clone();
-        let broker = broker.unwrap_or_else(|| binary("portcullis-broker"));
+        let broker = broker.unwrap_or_else(|| self.binary("portcullis-broker"));
         let mut options = vec![
             "--agent".into(),
             self.name.clone(),

@@ -1,6 +1,5 @@
 //! A launcher that runs, with its broker.
 
-use crate::agent::binary;
 use crate::{Agent, Audit, Client, LONG, Process, holds, spawn, until};
 use portcullis_wire::{Body, Container, Reply};
 use rustix::process::Signal;
@@ -49,17 +48,18 @@ impl Service {
         let mut options = OpenOptions::new();
         let log = options.create(true).append(true).open(agent.log());
         let log = log.expect("the log");
+        let launcher = agent.binary("portcullis-launcher");
         let mut command = match listeners {
             Some([agents, operators]) => {
                 let mut command = Command::new("/bin/sh");
                 command.args(["-c", &activate, "sh"]);
-                command.arg(binary("portcullis-launcher"));
+                command.arg(launcher);
                 command.stdin(agents.try_clone().expect("a descriptor"));
                 command.stdout(operators.try_clone().expect("a descriptor"));
                 command
             }
             None => {
-                let mut command = Command::new(binary("portcullis-launcher"));
+                let mut command = Command::new(launcher);
                 command.stdin(Stdio::null());
                 command.stdout(log.try_clone().expect("a descriptor"));
                 command

@@ -1,13 +1,14 @@
 //! `make bench`: everything, side by side, as a table and as `bench.json` under `target/bench/`. Parts alone, by their
 //! names: `bench signals bursts`.
 use portcullis_benches::{
-    activation, bursts, client, instructions, launches, memory, messages, report::Report, signals,
+    activation, before, bursts, client, instructions, launches, memory, messages, report::Report,
+    signals,
 };
 use std::path::Path;
 
 type Part = (&'static str, fn(&mut Report));
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("launches", launches::measure),
     ("signals", signals::measure),
     ("activation", activation::measure),
@@ -16,6 +17,7 @@ const PARTS: [Part; 8] = [
     ("memory", memory::measure),
     ("client", client::measure),
     ("instructions", instructions::measure),
+    ("before", before::measure),
 ];
 
 fn main() {
