@@ -70,6 +70,17 @@ enum Step {
     End,
 }
 
+/// How a turn ended.
+#[derive(PartialEq)]
+enum Turn {
+    /// There is nothing more now.
+    Empty,
+    /// There may be more.
+    Used,
+    /// The connection is over.
+    End,
+}
+
 /// What one look at the socket came to, and what it cost.
 struct Look {
     step: Step,
@@ -92,37 +103,48 @@ impl From<Step> for Look {
 impl Connection {
     /// Serves the client until it leaves, is silent for too long, or does not read.
     pub async fn serve(&self, service: &Service) {
+        // One that has just connected has most likely asked already.
+        if self.turn(service).await == Turn::End {
+            return;
+        }
         while let Ok(mut ready) = self.socket.readable().await {
-            let mut left = TURN;
-            while left > 0 {
-                let look = self.look(service);
-                let pieces = 1 + look.length / PIECE;
-                left = left.saturating_sub(pieces);
-                match look.step {
-                    Step::Handled => {}
-                    Step::Nothing => {
-                        ready.clear_ready();
-                        break;
-                    }
-                    Step::Reply(bytes) => {
-                        if self.reply(&bytes).await.is_err() {
-                            return;
-                        }
-                    }
-                    Step::End => return,
-                }
-                if look.last {
-                    // What else it has sent is read only where reading it cannot block.
-                    if self.guarded {
-                        socket::discard(self.socket.as_fd(), true);
-                    }
-                    return;
-                }
-                // Once it is answered: whoever asks now and then never waits for it.
-                self.pause(service.charge(pieces)).await;
+            match self.turn(service).await {
+                Turn::End => return,
+                Turn::Empty => ready.clear_ready(),
+                Turn::Used => {}
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// As much as one connection gets before the others.
+    async fn turn(&self, service: &Service) -> Turn {
+        let mut left = TURN;
+        while left > 0 {
+            let look = self.look(service);
+            let pieces = 1 + look.length / PIECE;
+            left = left.saturating_sub(pieces);
+            match look.step {
+                Step::Handled => {}
+                Step::Nothing => return Turn::Empty,
+                Step::Reply(bytes) => {
+                    if self.reply(&bytes).await.is_err() {
+                        return Turn::End;
+                    }
+                }
+                Step::End => return Turn::End,
+            }
+            if look.last {
+                // What else it has sent is read only where reading it cannot block.
+                if self.guarded {
+                    socket::discard(self.socket.as_fd(), true);
+                }
+                return Turn::End;
+            }
+            // Once it is answered: whoever asks now and then never waits for it.
+            self.pause(service.charge(pieces)).await;
+        }
+        Turn::Used
     }
 
     /// Waits for so long, or until nothing more is let in: what has arrived by then is bounded, and nobody waits for the end

@@ -68,6 +68,8 @@ async fn follow(service: &Rc<Service>) -> bool {
             Told::Directive(Directive::Drain, _) => return true,
             Told::Directive(Directive::Connection(accepted), Some(socket)) => {
                 welcome(service, accepted, socket);
+                // It has most likely asked already: it goes first.
+                tokio::task::yield_now().await;
                 continue;
             }
             Told::Directive(Directive::Connection(accepted), None) => {

@@ -15,6 +15,7 @@ use portcullis_policy::Rate;
 use portcullis_wire::{Accepted, limits};
 use release::release;
 use rustix::event::epoll;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -40,8 +41,7 @@ pub struct Connection {
     socket: ManuallyDrop<OwnedFd>,
     /// Whom the kernel noted at `connect`, as numbers that may be out of date by now.
     pub(crate) credentials: Credentials,
-    /// The process that connected, or why it cannot be known.
-    pub(crate) peer: Result<PeerIdentity, PeerError>,
+    peer: OnceCell<Result<PeerIdentity, PeerError>>,
     guarded: bool,
 }
 
@@ -51,13 +51,17 @@ impl Connection {
         let guarded = refuses_descriptors(socket.as_fd())
             || refuse_descriptors(socket.as_fd()) && !release::holds_descriptors(socket.as_fd());
         let credentials = peer::credentials(socket.as_fd())?;
-        let peer = peer::of(socket.as_fd());
         Ok(Self {
             socket: ManuallyDrop::new(socket),
             credentials,
-            peer,
+            peer: OnceCell::new(),
             guarded,
         })
+    }
+
+    /// The process that connected, or why it cannot be known. It is identified once.
+    pub(crate) fn peer(&self) -> &Result<PeerIdentity, PeerError> {
+        self.peer.get_or_init(|| peer::of(self.as_fd()))
     }
 }
 
@@ -276,6 +280,8 @@ impl Service {
             Some(broker) => {
                 self.connections.accepted = number;
                 let connection = client;
+                // While the broker reads, and before anything that it says is heard.
+                let _ = connection.peer();
                 self.connections
                     .handed
                     .insert(number, Handed { connection, broker });

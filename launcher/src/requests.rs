@@ -33,7 +33,7 @@ impl Service {
         let Body::Launch(launch) = request.body else {
             return Err("forwarded a request that is no launch".to_owned());
         };
-        let (who, alive) = match &client.peer {
+        let (who, alive) = match client.peer() {
             Ok(peer) => {
                 let who = Who::Process {
                     pid: peer.pid,
