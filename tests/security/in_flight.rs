@@ -1,7 +1,7 @@
 //! What the kernel counts per user for the whole host, used up by somebody else with that user: the root of another
 //! container, which can become any user where it has no user namespace.
 
-use portcullis_tests::{Host, SLEEP, launch, launched};
+use portcullis_tests::{HOSTS, Host, SLEEP, launch, launched};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -44,9 +44,12 @@ impl Drop for Flood {
 /// The broker's user is nobody here, and the launcher's is root.
 #[test]
 fn descriptors_in_flight_of_others_stop_no_launch() {
-    for uid in [65_534, 0] {
+    for (uid, without) in [65_534, 0]
+        .into_iter()
+        .flat_map(|uid| HOSTS.map(|w| (uid, w)))
+    {
         let host = Host::new();
-        let agent = host.agent("blue", SLEEP);
+        let agent = host.agent("blue", SLEEP).older(without);
         let _service = agent.start();
         let _flood = Flood::of(uid);
         let reply = agent.client().launch(launch("sleep", &["1000"]));
