@@ -103,14 +103,19 @@ impl Service {
         }
     }
 
-    /// Ends a connection so that a newcomer finds a place, if there is one to be ended: one that is refused, else the one
-    /// whose client has been silent longest, if that is for as long as said. A newcomer that is refused itself gets the
-    /// place of a refused one alone.
+    /// Ends a connection so that a newcomer finds a place, if there is one to be ended: one that is refused, however new,
+    /// else the one whose client has been silent longest, if that is for as long as said. A newcomer that is refused itself
+    /// gets the place of a refused one alone, and of one that has been silent for so long.
     pub fn make_room(&self, silent: Duration, for_refused: bool) -> bool {
         let now = Instant::now();
         let connections = self.connections.borrow();
         let replaceable = connections.values().filter(|c| {
-            !c.ending.get() && c.silent(now) >= silent && (c.refused.is_some() || !for_refused)
+            !c.ending.get()
+                && match (c.refused.is_some(), for_refused) {
+                    (true, false) => true,
+                    (false, true) => false,
+                    _ => c.silent(now) >= silent,
+                }
         });
         // The refused ones first, then by how long they were silent.
         let chosen = replaceable.min_by_key(|c| (c.refused.is_none(), c.heard.get()));

@@ -509,3 +509,17 @@ fn refused_newcomer_takes_no_admitted_place() {
         }
     }
 }
+
+/// However new they are: whoever floods with refused ones has each of them new.
+#[test]
+fn new_refused_connections_keep_nobody_out() {
+    for setup in Setup::hosts() {
+        let broker = setup.start();
+        let refused: Vec<Client> = (0..PLACES).map(|_| broker.connect_as(4711).0).collect();
+        for _ in 0..8 {
+            let mut newcomer = broker.connect();
+            newcomer.ping();
+        }
+        drop(refused);
+    }
+}
