@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const BEAT: Duration = Duration::from_secs(5);
 /// A broker that has not answered for so long is replaced.
 const SILENT: Duration = Duration::from_secs(10);
+/// How soon a heartbeat is sent again for which there was no room.
+const NO_ROOM: Duration = Duration::from_millis(50);
 /// How soon it is looked at again where what it has sent is still to be read.
 const SOON: Duration = Duration::from_millis(10);
 
@@ -77,7 +79,11 @@ impl Service {
                     beat.sent = Some(now);
                 }
             }
-            let next = beat.sent.map_or(beat.next, |sent| sent + SILENT);
+            let next = match beat.sent {
+                Some(sent) if beat.delivered => sent + SILENT,
+                Some(_) => now + NO_ROOM,
+                None => beat.next,
+            };
             let next = next.max(now + SOON);
             due = Some(due.map_or(next, |due| due.min(next)));
         }

@@ -92,7 +92,7 @@ impl Service {
         let told = self
             .children
             .get_mut(at)
-            .is_some_and(|child| child.reports.take(REPORTS));
+            .is_some_and(|child| child.overflows.take(REPORTS));
         if told {
             tracing::warn!(
                 agent = self.options.agent.as_str(),

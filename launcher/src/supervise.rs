@@ -30,6 +30,8 @@ pub(crate) struct Child {
     pub(crate) draining: bool,
     pub(crate) generation: String,
     pub(crate) reports: Bucket,
+    /// The same for full links, so that whoever fills the link hides no denial.
+    pub(crate) overflows: Bucket,
     pub(crate) beat: Beat,
 }
 
@@ -100,6 +102,7 @@ impl Service {
                 draining: false,
                 generation: self.generation().to_owned(),
                 reports: Bucket::full(),
+                overflows: Bucket::full(),
                 beat: Beat::new(),
             })
         });

@@ -123,6 +123,12 @@ fn attack(kind: &str, number: usize) {
             }
         }
         "flood" => flood(&link, number),
+        "overflow" => {
+            for _ in 0..100 {
+                link.order(&Order::LinkFull(1));
+            }
+            link.order(&Order::Denied(reports()[0].clone()));
+        }
         "ready" => {
             for _ in 0..2000 {
                 link.order(&ready);

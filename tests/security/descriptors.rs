@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(600);
 /// How long everybody else may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// In this time a heartbeat is due.
+const BEAT: Duration = Duration::from_secs(7);
 /// A user that the policy does not admit.
 const UNADMITTED: u32 = 4711;
 
@@ -445,4 +447,27 @@ fn lingering_datagram_of_a_drained_client_freezes_nobody() {
         scene.is_served();
         false
     });
+}
+
+/// As it is at the height of a flood: whoever is admitted would lose its connection with the broker.
+#[test]
+fn heartbeat_without_room_kills_no_broker() {
+    let host = Host::new();
+    let agent = host.agent("blue", SLEEP);
+    open_to_all(&agent);
+    let scene = Scene::start(&agent, &[]);
+    let mut kept = scene.client(0);
+    assert!(kept.is_served());
+    let broker = scene.service.broker();
+    let paused = pause(broker);
+    // More than the link has room for.
+    let _hoard = scene.clients(UNADMITTED, 400);
+    let start = Instant::now();
+    holds("a heartbeat is due", || start.elapsed() > BEAT);
+    drop(paused);
+    assert!(kept.is_served());
+    // For longer than a heartbeat may stay unanswered.
+    let end = kept.receive();
+    assert!(end.is_err(), "{end:?}");
+    assert_eq!(scene.service.broker(), broker);
 }

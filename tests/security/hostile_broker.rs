@@ -177,6 +177,18 @@ fn frozen_broker_is_replaced() {
     alive(&mut service);
 }
 
+/// An agent can fill the link of an honest broker, too.
+#[test]
+fn full_link_hides_no_denial() {
+    let host = Host::new();
+    let path = broker(&host, "overflow");
+    let agent = host.agent("blue", SLEEP).broker_binary(path);
+    let _service = agent.start();
+    let mut client = agent.client();
+    let _ = client.launch(launch("sleep", &["5000"]));
+    assert_eq!(agent.audit().with("reason", "no-rule").len(), 1);
+}
+
 #[test]
 fn invariant_3_a_broker_that_forges_requests_gets_nothing_that_the_policy_does_not_allow() {
     for without in HOSTS {
