@@ -286,6 +286,8 @@ impl Service {
                     .handed
                     .insert(number, Handed { connection, broker });
             }
+            // There will be none.
+            None if self.connections.turning_away => self.turn_away(&client),
             // Its link is full, or it has ended, which its pidfd tells. The next one gets it.
             None => self.connections.next = Some(client),
         }

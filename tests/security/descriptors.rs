@@ -471,3 +471,26 @@ fn heartbeat_without_room_kills_no_broker() {
     assert!(end.is_err(), "{end:?}");
     assert_eq!(scene.service.broker(), broker);
 }
+
+/// The one that waits for room on a dead broker's link is told, and so are those behind it.
+#[test]
+fn client_without_room_is_turned_away() {
+    let host = Host::new();
+    let binary = host.path().join("broker");
+    fs::copy(portcullis_tests::binary("portcullis-broker"), &binary).unwrap();
+    let agent = host.agent("blue", SLEEP).broker_binary(binary.clone());
+    open_to_all(&agent);
+    let scene = Scene::start(&agent, &[]);
+    assert!(scene.client(0).is_served());
+    let broker = scene.service.broker();
+    let paused = pause(broker);
+    let _hoard = scene.clients(0, 400);
+    let script = host.path().join("new");
+    fs::write(&script, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&script, &binary).unwrap();
+    std::mem::forget(paused);
+    broker.signal(Signal::KILL);
+    let failure = failed(scene.client(0).reply().reply);
+    assert_eq!(failure.reason, Reason::Internal);
+}
