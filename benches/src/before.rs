@@ -1,9 +1,12 @@
 //! This build beside an older one, in pairs and in turns: `PORTCULLIS_BEFORE=DIR` names the folder with its binaries.
+//!
+//! All on one processor: on which one a process wakes makes more of a difference than the builds do.
 
 use crate::launches::RULES;
 use crate::report::Report;
 use portcullis_tests::{Agent, Client, Host, Service, Stop, launch, launched};
 use portcullis_wire::{Body, Reply};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -128,10 +131,20 @@ pub fn measure(report: &mut Report) {
         eprintln!("bench: PORTCULLIS_BEFORE names no folder with older binaries");
         return;
     };
+    let all = sched_getaffinity(None).expect("the processors");
+    let one = (0..CpuSet::MAX_CPU).find(|at| all.is_set(*at));
+    let mut alone = CpuSet::new();
+    alone.set(one.expect("a processor"));
+    sched_setaffinity(None, &alone).expect("one processor");
+    compare_all(report, &folder);
+    sched_setaffinity(None, &all).expect("the processors");
+}
+
+fn compare_all(report: &mut Report, folder: &Path) {
     let host = Host::new();
     open(host.path(), 0o755);
     let now = Build::start(&host, "now", 100_000, None);
-    let before = Build::start(&host, "before", 200_000, Some(&folder));
+    let before = Build::start(&host, "before", 200_000, Some(folder));
     let mut builds = [now, before];
     host.engine().note_no_more();
     let mut compare = |what: &str, rounds, time: &mut dyn FnMut(&mut Build, usize) -> f64| {
@@ -158,7 +171,7 @@ pub fn measure(report: &mut Report) {
     });
     for (what, flood) in FLOODS {
         let what = format!("another agent's p99, flood of {what}");
-        compare(&what, 10, &mut |build, _| build.flooded(flood));
+        compare(&what, 30, &mut |build, _| build.flooded(flood));
     }
     for build in &builds {
         assert!(build.flooded.client().is_served());
