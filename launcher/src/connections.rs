@@ -29,10 +29,11 @@ const TURN: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection waits that the link has no room for.
 const LINK_FULL: Duration = Duration::from_millis(5);
-/// How fast an agent's connections are accepted in the long run, and how many at once: as much work as its broker takes.
+/// How fast an agent's connections are accepted in the long run, and how many at once. Each costs both halves a turn, so
+/// that is half of the work that a broker takes.
 const PACE: Rate = Rate {
-    count: 20_000,
-    per: Duration::from_secs(4),
+    count: 5_000,
+    per: Duration::from_secs(2),
 };
 
 /// A connection of a client. The last owner closes it.
