@@ -36,7 +36,7 @@ pub fn install() -> io::Result<()> {
 /// Does something that may block and that a signal ends, and says whether it took so long that one came.
 pub fn bounded<T>(blocking: impl FnOnce() -> T) -> (T, bool) {
     RANG.store(false, Ordering::Relaxed);
-    // A timer that cannot be set is told by the launcher's heartbeat, if it ever matters.
+    // Without a timer a receive that blocks for ever still ends: the launcher's heartbeat notices it.
     let _ = set(LONGEST);
     let result = blocking();
     let _ = set(0);

@@ -158,8 +158,8 @@ impl Connection {
     /// Takes one datagram. Waits for nothing.
     fn look(&self, service: &Service) -> Look {
         let mut buffer = service.buffer.borrow_mut();
-        // One that is refused gets one answer. Where its datagrams could block, none of them is taken for that: whoever is
-        // nobody's client holds up nobody.
+        // A refused client gets one answer. Where its datagrams could block, they stay in the queue, so that it cannot hold
+        // up anybody.
         let untaken = !self.guarded && self.refused.is_some();
         let (received, blocked) = if untaken {
             (socket::peek(self.socket.as_fd(), &mut buffer), false)
@@ -185,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Whether its datagrams block whoever receives them. A receive may take long on a busy machine, too, but not often.
+    /// Whether its datagrams block the receiver. On a busy machine a receive may take long, too, but not often.
     fn blocks(&self, this_one: bool) -> bool {
         let (received, interrupted) = self.received.get();
         let now = (

@@ -74,7 +74,7 @@ impl Link {
                 Ok(_) => Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(LinkError::Gone),
-                // Also no memory: the same to whoever asks.
+                // Also when there is no memory: the caller does the same then.
                 Err(_) => Err(LinkError::Full),
             };
         }

@@ -3,7 +3,7 @@
 //! The launcher accepts, and hands each connection over; the listener is never here. All connections are of one agent, so a
 //! place that one of its processes takes is missing to another of them and to nobody else. When all are taken, a newcomer
 //! gets the place of one that the policy refuses, or of the client that has been silent longest; while every client is
-//! busy, the newcomer is told so. Whoever hoards connections thus keeps nobody out, and whoever keeps all of them busy
+//! busy, the newcomer is told so. A client that hoards connections keeps nobody out, and one that keeps all of them busy
 //! costs its own agent alone.
 
 use crate::connection::Connection;

@@ -148,7 +148,7 @@ impl Service {
     /// Hands a request to the launcher, if that is possible now.
     ///
     /// # Errors
-    /// [`LinkError`]. One for which there was no room is counted, and the launcher is told.
+    /// [`LinkError`]. A request for which there was no room is counted and reported to the launcher.
     pub fn forward(
         &self,
         datagram: &[u8],

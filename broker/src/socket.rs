@@ -39,7 +39,7 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
 /// Receives one datagram, if there is one. A longer one than the buffer is cut.
 ///
 /// `guarded`: the kernel lets nothing be attached (see [`Accepted`](portcullis_wire::Accepted)). Where it does not, the
-/// second value says whether receiving blocked: whoever sent that is no client.
+/// second value says whether receiving blocked, as no honest client's datagram does.
 #[must_use]
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], guarded: bool) -> (Received, bool) {
     if guarded {

@@ -72,7 +72,7 @@ fn sockets_own_connection_is_not_kept_alive() {
     crate::harness::until("the connection is closed", || broker.descriptors() < before);
 }
 
-/// A datagram whose descriptor blocks whoever drops it: a TCP socket that lingers for a minute, with data that nobody reads.
+/// A datagram whose descriptor blocks the process that drops it: a TCP socket that lingers for a minute, with data that nobody reads.
 #[test]
 fn lingering_socket_holds_up_nobody() {
     let broker = Setup::new().unguarded().start();
@@ -80,7 +80,7 @@ fn lingering_socket_holds_up_nobody() {
     other.ping();
     for (uid, number) in [(0, 2), (4711, 3)] {
         let (client, kept) = broker.connect_as(uid);
-        // The broker is to be the one that drops them last.
+        // So that the broker drops them last.
         broker.pause();
         let ends = [7, 8, 9, 10, 11, 12].map(|id| {
             let lingering = Lingering::new();
@@ -93,7 +93,7 @@ fn lingering_socket_holds_up_nobody() {
         for id in answered {
             assert_eq!(client.reply().unwrap().id, id);
         }
-        // Whoever sends such a thing is left, and what it has sent is left to the launcher.
+        // Such a client is left, and its unread datagrams are the launcher's to drop.
         closed(&broker, number);
         other.ping();
         drop(ends);

@@ -176,7 +176,7 @@ mod tests {
             assert!((RANGE.0..RANGE.0 + RANGE.1).contains(&account.uid));
             assert_eq!(account.uid, account.gid);
         }
-        // Whoever is second to the same number takes the next.
+        // The second agent with the same number takes the next one.
         let second = of("blue");
         assert_eq!(second.uid, RANGE.0 + (blue.uid - RANGE.0 + 1) % RANGE.1);
         // The same one after a restart.

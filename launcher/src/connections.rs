@@ -81,7 +81,7 @@ impl Drop for Connection {
     }
 }
 
-/// Has the kernel refuse whatever descriptors clients attach, from the next `connect` on (Linux 6.16; before that, nothing
+/// Has the kernel refuse all descriptors that clients attach, from the next `connect` on (Linux 6.16; before that, nothing
 /// comes of it). Whether it does.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     peer::set_option(socket, SO_PASSRIGHTS, 0).is_ok()
@@ -114,7 +114,7 @@ pub(crate) struct Connections {
     accepted: u64,
     pace: Bucket,
     paused_until: Option<Instant>,
-    /// No broker can be started, and clients are told so.
+    /// No broker can be started, and the launcher says so to clients.
     pub(crate) turning_away: bool,
 }
 

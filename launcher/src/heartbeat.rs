@@ -1,5 +1,5 @@
-//! Whether brokers answer. One that has connections and does not is killed, and another one is started: whatever it waits
-//! for, its clients do not.
+//! Whether brokers answer. One that has connections and does not is killed, and another one is started, so
+//! that its clients do not wait for ever.
 
 use crate::service::Service;
 use portcullis_wire::Directive;

@@ -1,7 +1,7 @@
 //! What becomes of each order of a broker.
 //!
-//! None is believed: a connection is one that this very broker was handed, a request is decided again, and whatever no honest
-//! broker sends ends the one that sent it.
+//! None is believed: a connection is one that this very broker was handed, a request is decided again, and a message that no
+//! honest broker sends ends the one that sent it.
 
 use crate::broker;
 use crate::service::Service;

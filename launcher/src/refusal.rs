@@ -20,7 +20,7 @@ impl Service {
         let Ok(bytes) = codec::encode(&Response { id: 0, reply }) else {
             return;
         };
-        // Whoever is gone, or has no room for a sentence, needs none.
+        // A client that is gone, or has no room for the sentence, does not need it.
         let _ = send(client, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 }

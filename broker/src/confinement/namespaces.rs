@@ -1,7 +1,7 @@
 //! The layer `namespaces`: an empty root, and mount, network, IPC, UTS and cgroup namespaces that nothing else is in.
 //!
 //! The root is a tmpfs without a single file, read-only. The old root is gone from this process's view: there is no path
-//! that leads anywhere, whatever a later layer misses. Needs CAP_SYS_ADMIN, so it comes before the layer `user`.
+//! that leads anywhere, even if a later layer is missing. Needs CAP_SYS_ADMIN, so it comes before the layer `user`.
 
 use super::LayerError;
 use rustix::io::Errno;

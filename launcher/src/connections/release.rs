@@ -1,4 +1,4 @@
-//! Letting go of a connection. Before Linux 6.16 a client may have attached descriptors to what it sent, and whoever drops
+//! Letting go of a connection. Before Linux 6.16 a client may have attached descriptors to what it sent, and the process that drops
 //! them last waits for as long as the client likes: a TCP socket that lingers waits for its peer. So they are never dropped
 //! on the loop, but by a thread that ends with them: the kernel lets nothing linger for a thread that is ending.
 
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 
-/// So many requests of one connection are thrown away; whoever has sent more sees its end without an answer.
+/// How many requests of one connection are thrown away; a client that has sent more sees its end without an answer.
 const REQUESTS: usize = 64;
 
 /// Closes a connection, without waiting. `guarded`: nothing can be attached to what is still in it.
@@ -143,7 +143,7 @@ mod tests {
         let start = Instant::now();
         release(connection, false);
         assert!(start.elapsed() < LINGER / 2);
-        // It is gone, too, and not only somebody else's to wait for: its other end is told.
+        // It is closed, and no other thread still waits for it: its other end sees that.
         let mut buffer = [0; 65_536];
         while rustix::io::read(&end, &mut buffer).is_ok_and(|length| length > 0) {}
         assert!(start.elapsed() < LINGER / 2);
