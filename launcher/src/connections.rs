@@ -281,8 +281,10 @@ impl Service {
             Some(broker) => {
                 self.connections.accepted = number;
                 let connection = client;
-                // While the broker reads, and before anything that it says is heard.
-                let _ = connection.peer();
+                if !peer::has_peer_pidfd() {
+                    // Its number may come to mean another process. With a pidfd the socket itself knows it.
+                    let _ = connection.peer();
+                }
                 self.connections
                     .handed
                     .insert(number, Handed { connection, broker });

@@ -153,7 +153,7 @@ fn ask(what: &'static str) -> impl Fn(Errno) -> PeerError {
 }
 
 /// Asked once, of a pair of our own: a failure on a client's socket must not make the weaker way be taken.
-fn has_peer_pidfd() -> bool {
+pub(crate) fn has_peer_pidfd() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         let pair = rustix::net::socketpair(
