@@ -150,8 +150,9 @@ pub(crate) fn misplaced<'a>(
     let all = || rules.iter().zip(mounts).enumerate();
     all().find_map(|(at, (outer, above))| {
         let inner = all().find(|(other, (_, mount))| {
-            let same = is_above(&mount.target, &above.target);
-            *other != at && is_above(&above.target, &mount.target) && (same || !outer.operators)
+            *other != at
+                && is_above(&above.target, &mount.target)
+                && (!outer.operators || is_above(&mount.target, &above.target))
         });
         inner.map(|(_, (_, mount))| (&*mount.target, &*above.target))
     })
