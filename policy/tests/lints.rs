@@ -297,8 +297,8 @@ fn loader_environment_of_request_is_found() {
 
 #[test]
 fn loader_environment_beneath_agents_mount_is_found() {
-    let rw = mount("/srv/a/{x}", "/work", "rw");
-    for value in ["/work/a.so", "/usr/lib/b.so:/work/a.so", "/work"] {
+    let rw = mount("/srv/a/{x}", "/jobs", "rw");
+    for value in ["/jobs/a.so", "/usr/lib/b.so:/jobs/a.so", "/jobs"] {
         let set = format!("environment = [\"LD_PRELOAD={value}\"]\n{rw}");
         let names: Vec<_> = lints(&with("", &set))
             .into_iter()
@@ -307,18 +307,18 @@ fn loader_environment_beneath_agents_mount_is_found() {
         assert!(names.contains(&"loader-environment"), "{value}: {names:?}");
     }
     let asked = with(
-        "env = [\"LD_PRELOAD={:one(/usr/lib/a.so|/work/b.so)}\"]",
+        "env = [\"LD_PRELOAD={:one(/usr/lib/a.so|/jobs/b.so)}\"]",
         &rw,
     );
     assert_eq!(lints(&asked), [("loader-environment", Level::Deny)]);
-    let elsewhere = format!("environment = [\"LD_PRELOAD=/workshop/a.so\"]\n{rw}");
+    let elsewhere = format!("environment = [\"LD_PRELOAD=/jobshop/a.so\"]\n{rw}");
     assert_eq!(
         lints(&with("", &elsewhere)),
         [("agent-written-config", Level::Warn)]
     );
     let operators = format!(
-        "environment = [\"LD_PRELOAD=/work/a.so\"]\n{}",
-        mount("/opt/a", "/work", "ro")
+        "environment = [\"LD_PRELOAD=/jobs/a.so\"]\n{}",
+        mount("/opt/a", "/jobs", "ro")
     );
     found("", &operators, Level::Warn, &[]);
 }
@@ -458,7 +458,7 @@ fn agents_mount_over_program_or_loader_is_found() {
         }
     }
     for target in [
-        "/work",
+        "/jobs",
         "/usr/share/x",
         "/etc/app",
         "/run/app",

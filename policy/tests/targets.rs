@@ -52,17 +52,17 @@ fn accepted(mounts: &[&str]) {
 #[test]
 fn target_beneath_agents_mount_is_refused() {
     for outer in [
-        "/srv/{id} /work rw",
-        "/srv/{id} /work ro",
-        "/srv/work /work rw",
+        "/srv/{id} /jobs rw",
+        "/srv/{id} /jobs ro",
+        "/srv/jobs /jobs rw",
     ] {
         for inner in [
-            "/opt/x /work/x ro",
-            "/opt/x /work/x rw",
-            "/srv/{id}/x /work/x ro",
-            "/opt/x /work/a/b/c ro",
-            "/opt/{id} /work/{id} ro",
-            "/opt/{word} /work/{word}/x rw",
+            "/opt/x /jobs/x ro",
+            "/opt/x /jobs/x rw",
+            "/srv/{id}/x /jobs/x ro",
+            "/opt/x /jobs/a/b/c ro",
+            "/opt/{id} /jobs/{id} ro",
+            "/opt/{word} /jobs/{word}/x rw",
         ] {
             refused(&[outer, inner], NESTED);
         }
@@ -72,11 +72,11 @@ fn target_beneath_agents_mount_is_refused() {
 #[test]
 fn target_with_values_that_could_nest_is_refused() {
     for (outer, inner) in [
-        ("/srv/{id} /{word} rw", "/opt/x /work/x ro"),
-        ("/srv/{id} /w{word} rw", "/opt/x /work/x ro"),
-        ("/srv/{id} /work/{word} rw", "/opt/x /work/a/b ro"),
-        ("/srv/{id} /work/{word} rw", "/opt/x /work/{word}/b ro"),
-        ("/srv/{id} /work/{netns} rw", "/opt/x /work/n-{id}/b ro"),
+        ("/srv/{id} /{word} rw", "/opt/x /jobs/x ro"),
+        ("/srv/{id} /j{word} rw", "/opt/x /jobs/x ro"),
+        ("/srv/{id} /jobs/{word} rw", "/opt/x /jobs/a/b ro"),
+        ("/srv/{id} /jobs/{word} rw", "/opt/x /jobs/{word}/b ro"),
+        ("/srv/{id} /jobs/{netns} rw", "/opt/x /jobs/n-{id}/b ro"),
     ] {
         refused(&[outer, inner], NESTED);
     }
@@ -84,18 +84,18 @@ fn target_with_values_that_could_nest_is_refused() {
 
 #[test]
 fn targets_that_only_look_alike_are_accepted() {
-    accepted(&["/srv/{id} /work rw", "/opt/x /works/x ro"]);
-    accepted(&["/srv/{id} /work/a rw", "/opt/x /work/b ro"]);
+    accepted(&["/srv/{id} /jobs rw", "/opt/x /jobshop/x ro"]);
+    accepted(&["/srv/{id} /jobs/a rw", "/opt/x /jobs/b ro"]);
     // A uuid is neither `b` nor begins with `n-`.
-    accepted(&["/srv/{id} /work/{id} rw", "/opt/x /work/b ro"]);
-    accepted(&["/srv/{id} /work/{id} rw", "/opt/x /work/{netns}/b ro"]);
-    accepted(&["/srv/{id} /work/{id}/a rw", "/opt/{word} /work/{id}/b rw"]);
+    accepted(&["/srv/{id} /jobs/{id} rw", "/opt/x /jobs/b ro"]);
+    accepted(&["/srv/{id} /jobs/{id} rw", "/opt/x /jobs/{netns}/b ro"]);
+    accepted(&["/srv/{id} /jobs/{id}/a rw", "/opt/{word} /jobs/{id}/b rw"]);
 }
 
 #[test]
 fn equal_targets_are_refused() {
-    refused(&["/srv/a /work ro", "/srv/b /work ro"], SAME);
-    refused(&["/srv/{id} /work/{word} rw", "/opt/x /work/a ro"], SAME);
+    refused(&["/srv/a /jobs ro", "/srv/b /jobs ro"], SAME);
+    refused(&["/srv/{id} /jobs/{word} rw", "/opt/x /jobs/a ro"], SAME);
     refused(&["/srv/{id} /bin rw", "/opt/x /usr/bin ro"], SAME);
     refused(&["/srv/{id} /var/run/x rw", "/opt/x /run/x ro"], SAME);
 }
@@ -181,7 +181,7 @@ fn another_rule_and_spool_show_where_is_written() {
 
 #[test]
 fn nested_target_is_shown_with_both_places() {
-    let toml = policy(&["/srv/{id} /work rw", "/opt/tools /work/tools ro"]);
+    let toml = policy(&["/srv/{id} /jobs rw", "/opt/tools /jobs/tools ro"]);
     let problems = load(&[text("dhcp.toml", &toml)]).unwrap_err();
     insta::assert_snapshot!(problems.to_string());
 }

@@ -381,7 +381,7 @@ name = "nested-{id}"
 user = "0:0"
 mounts = [
   OUTER,
-  { source = "{shared}/{id}/tools", target = "/work/tools", mode = "ro" },
+  { source = "{shared}/{id}/tools", target = "/jobs/tools", mode = "ro" },
 ]
 "#;
 
@@ -406,11 +406,11 @@ fn plant(host: &Host, work: &Path, tools: &Path) {
 #[test]
 fn nested_target_cannot_replace_program() {
     for outer in [
-        r#"{ source = "{shared}/{id}/work", target = "/work", mode = "rw" }"#,
-        r#"{ source = "{shared}/{id}/work", target = "/work", mode = "ro" }"#,
-        r#"{ source = "{shared}/work", target = "/work", mode = "rw" }"#,
+        r#"{ source = "{shared}/{id}/jobs", target = "/jobs", mode = "rw" }"#,
+        r#"{ source = "{shared}/{id}/jobs", target = "/jobs", mode = "ro" }"#,
+        r#"{ source = "{shared}/jobs", target = "/jobs", mode = "rw" }"#,
         // The policy shows by its other mount that the agent writes there.
-        r#"{ source = "{shared}/work", target = "/work", mode = "ro" }"#,
+        r#"{ source = "{shared}/jobs", target = "/jobs", mode = "ro" }"#,
     ] {
         let host = Host::new();
         let marks = host.path().join("marks");
@@ -439,7 +439,7 @@ fn target_beneath_operators_mount_is_mounted() {
     let operators = host.path().join("operators");
     fs::create_dir_all(operators.join("tools")).unwrap();
     let outer = format!(
-        "{{ source = \"{}\", target = \"/work\", mode = \"ro\" }}",
+        "{{ source = \"{}\", target = \"/jobs\", mode = \"ro\" }}",
         operators.display()
     );
     let agent = host.agent("blue", &NESTED.replace("OUTER", &outer));
@@ -449,5 +449,5 @@ fn target_beneath_operators_mount_is_mounted() {
     fs::write(tools.join("good"), "good").unwrap();
     let _service = agent.start();
     let answer = launched(agent.client().launch(launch("nested", &[&id])));
-    assert!(answer.process().file("root/work/tools/good").exists());
+    assert!(answer.process().file("root/jobs/tools/good").exists());
 }
