@@ -141,7 +141,7 @@ impl Connection {
                 }
                 return Turn::End;
             }
-            // Once it is answered: whoever asks now and then never waits for it.
+            // Charged after the answer, so that a client that asks now and then never waits.
             self.pause(service.charge(pieces)).await;
         }
         Turn::Used

@@ -5,7 +5,7 @@
 //! for musl's allocator. It has nothing that takes a path, a process or a user, and nothing that makes memory executable.
 //! A descriptor comes in over the link alone, so from the launcher alone; nothing is sent to an address; and none of the
 //! descriptors that the filter knows by number can be closed and its number be given to another. A kill and not an error,
-//! because whoever makes another call is no longer us; abort(3) ends by it too, once the panic's message has been written.
+//! because a process that makes another call is no longer ours; abort(3) ends by it too, once the panic's message has been written.
 
 use crate::inheritance::LINK;
 use libc::c_long;
